@@ -18,6 +18,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -29,13 +30,14 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
-from evalfm.probing import head_group
+from evalfm.probing import head_group, pictures
 from evalfm.probing.probe import probe
 from evalfm.run import HEAD, RECORD, Run, find_runs
 
 RADIOGRAPHS = 24
 SIDE = 48
-FILES = {RECORD, PREDICTIONS, HEAD, *(f"figures/{name}.png" for name in ("roc", "calibration", "net_benefit"))}
+FILES = {RECORD, PREDICTIONS, HEAD, "figures/roc.png"}
+"""Of the pictures one: the others are written in the same way, and each kill is a whole probe."""
 OLD = "The run that was there before."
 Scene = Callable[[Path], dict[str, object]]
 
@@ -66,7 +68,8 @@ def make_radiographs(folder: Path) -> Manifest:
 def run_probe(folder: Path, data: Manifest, **options: object) -> None:
     os.environ["EVALFM_HOME"] = str(folder / "home")
     options = {"encoder": "pixels", **options}
-    probe(task="sign", data=data, heads=["linear"], baselines="none", out=folder / "out", **options)  # type: ignore[arg-type]
+    with mock.patch.multiple(pictures, draw_calibration=mock.DEFAULT, draw_net_benefit=mock.DEFAULT):
+        probe(task="sign", data=data, heads=["linear"], baselines="none", out=folder / "out", **options)  # type: ignore[arg-type]
 
 
 def fork(work: Callable[..., None], *arguments: object, **options: object) -> int:
