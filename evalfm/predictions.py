@@ -146,7 +146,7 @@ def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
 def _check_columns(table: pd.DataFrame, name: str, data: DataSection) -> None:
     """What the kind of task, called ``name``, writes, what its operating points add, and the count of its findings."""
     kind, classes = kind_of(name), data.class_names
-    columns = [*kind.columns(classes), *([Column("threshold")] if kind.one_label else [])]
+    columns = [*kind.columns(classes), *([Column("threshold", partly=True)] if kind.one_label else [])]
     _need(table, [each.name for each in columns])
     beside = [Column(f"threshold_{each}", partly=True) for each in classes]
     beside += [Column(f"calibrated_{each}", low=0, high=1, partly=True) for each in classes]

@@ -28,9 +28,12 @@ def _of_masks(
     beside: tuple[str, ...] = (),
     words: str = "",
     paired: bool = True,
+    needs: str | None = None,
 ) -> Metric:
     """Plain where a run has one class, else of each."""
-    return Metric(name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, words=words, paired=paired)
+    return Metric(
+        name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, needs=needs, words=words, paired=paired
+    )
 
 
 def _with_lesion(what: str) -> Measure:
@@ -114,7 +117,8 @@ METRICS = (
     _of_masks("hd95_pixels", _distance("hd95", "pixels"), unit="pixels", better="lower"),
     _of_masks("nsd_pixels", _distance("nsd", "pixels")),
     _of_masks("nsd", _nsd),
-    _of_masks("image_auroc", _image_auroc),
+    # Imported masks have no probabilities that would rank images.
+    _of_masks("image_auroc", _image_auroc, needs="score"),
     *(
         _of_masks(
             name,

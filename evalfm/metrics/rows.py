@@ -171,6 +171,11 @@ class Question(Rows):
         """Whether the scores are probabilities."""
         return probable(self.score)
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether there is an operating threshold of any image; imported scores may have none."""
+        return not np.isnan(self.scored.of_class("threshold", self.name)[self.known]).all()
+
     def beside(self, what: str) -> Values:
         """The column ``what`` of the question, [n].
 
@@ -294,7 +299,7 @@ def labels(scored: Scored) -> Questions:
         learnt = ~np.isnan(score)
         every = np.where(learnt, label, np.nan)
         absent = (
-            "the label has one class only in train or in val"
+            "the label has no score: one class only in train or in val, or not predicted"
             if not learnt.any()
             else "the label is unknown on every image"
             if np.isnan(every).all()

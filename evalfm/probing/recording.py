@@ -82,6 +82,8 @@ def predictions_table(
             ("val", (cohort, result.split.val), result.scores.val),
             ("test", tested, result.scores.test),
         ):
+            if not len(positions):
+                continue
             who = public_table(of_split.manifest, of_split.rows[positions]).reset_index(drop=True)
             who["split"] = name
             if result.split.fold is not None:
@@ -115,14 +117,18 @@ def measured_by(
     assignment: SplitAssignment, head: Head, results: Sequence[HeadResult], table: pd.DataFrame, *, halves: bool
 ) -> TestResult:
     """What ``results`` came to; metrics are computed from the test rows of ``table`` alone."""
-    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
-    scored = Scored(
-        table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
-    )
+    cohort, scored = assignment.cohort, scored_of(assignment, table)
     kind = (BASE_TO_NOVEL if halves else cohort.kind).name
     metrics = compute_metrics(kind, scored, named=cohort.task.metrics)
     by_template = _by_template(cohort.task, scored, results)
-    return TestResult(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
+    return TestResult(head.grid, metrics, chosen_by_val(results), _fit_cautions(cohort, results), by_template)
+
+
+def scored_of(assignment: SplitAssignment, table: pd.DataFrame) -> Scored:
+    """The test rows of predictions, as metrics read them."""
+    tested = assignment.test or assignment.cohort
+    rows = table[table["split"] == "test"].reset_index(drop=True)
+    return Scored(rows, assignment.cohort.class_names, tested.manifest.patients_known)
 
 
 def make_record(
@@ -262,7 +268,7 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
     }
 
 
-def _chosen(results: Sequence[HeadResult]) -> Chosen:
+def chosen_by_val(results: Sequence[HeadResult]) -> Chosen:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
         {
