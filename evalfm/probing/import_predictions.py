@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class _Answers:
         """Of test."""
         return self.assignment.test or self.cohort
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """Hash of every prediction that is used and of which image it is, in hex."""
         digest = hashlib.sha256()
@@ -411,12 +412,13 @@ class _Answers:
                 return decode(self.config.mask_dialect, str(cell), size)
             except EvalfmError as error:
                 raise EvalfmError(f"The mask of {image} in {read.source}: {error}") from None
-        pixels = read_stored(str(cell), read.root).values
+        file = read.root / str(cell)
+        pixels = read_stored(file.name, file.parent).values
         if pixels.dtype.kind == "f" and not np.isin(pixels, (0, 1)).all():
             raise EvalfmError(
                 f"{cell} of {read.source} holds probabilities; save the mask at the model's threshold, as 0 and 1."
             )
-        mask = read_mask_file(str(cell), read.root)
+        mask = read_mask_file(file.name, file.parent)
         if mask.shape != tuple(size):
             raise EvalfmError(
                 f"The mask {cell} of {read.source} has {mask.shape[0]} × {mask.shape[1]} pixels, its image "

@@ -61,7 +61,7 @@ def pooled_columns(
     columns = {each.name: score for each, score in zip(kind.score.of(names), scores.T, strict=True)}
     if target is None:
         return pd.DataFrame(columns)
-    truth = zip(kind.truth_columns(names), target.reshape(len(target), -1).T, strict=True)
+    truth = zip(kind.truth_columns(names), (target if target.ndim > 1 else target[:, None]).T, strict=True)
     return pd.DataFrame({**dict(truth), **columns})
 
 

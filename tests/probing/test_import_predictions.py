@@ -154,7 +154,7 @@ def test_folds_come_back_too(data: Manifest, tmp_path: Path) -> None:
     only_test = run.test_predictions()[["id", "score_square"]]
     bare = import_predictions(written(only_test, tmp_path), "square", "b", data=data, folds=3, out=tmp_path / "bare")
     assert bare.metrics["auroc"] == run.metrics["auroc"]
-    assert any("no column fold" in str(each) for each in bare.record.cautions)
+    assert any("does not say which model predicted which fold" in str(each) for each in bare.record.cautions)
 
 
 def test_hidden_ids_come_back_by_their_hashes(tmp_path: Path) -> None:
