@@ -17,7 +17,7 @@ from evalfm.cautions import BESIDE_FIGURES
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
-from evalfm.predictions import EPISODES, PREDICTIONS
+from evalfm.predictions import EPISODES, LESIONS, PREDICTIONS
 from evalfm.record import Record, write_record
 from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK
 
@@ -99,8 +99,10 @@ def write_run(
     predictions: pd.DataFrame,
     tensors: dict[str, Tensor],
     encoder: dict[str, Tensor] | None = None,
+    *,
+    lesions: pd.DataFrame | None = None,
 ) -> None:
-    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained.
+    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained, ``lesions`` of masks.
 
     Of few-shot episodes ``predictions`` is their table, and nothing that was learnt is kept.
     """
@@ -109,6 +111,8 @@ def write_run(
     predictions = predictions.copy(deep=False)
     predictions.attrs = {MARK: _mark(record)}
     predictions.to_parquet(folder / (PREDICTIONS if record.episodes is None else EPISODES), index=False)
+    if lesions is not None:
+        lesions.to_parquet(folder / LESIONS, index=False)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
         if content or (name == HEAD and record.episodes is None):

@@ -31,7 +31,7 @@ from evalfm.metrics.labels import DEFAULT_THRESHOLD
 from evalfm.metrics.registry import compute_metrics, plugins_of
 from evalfm.probing.cohort import load_cohort, matching_test
 from evalfm.probing.import_config import ImportPredictionsConfig
-from evalfm.probing.imported_table import ImportedPredictions, Placed, Placement, own_folds, place, read_imported
+from evalfm.probing.imported_table import ImportedPredictions, Placed, Placement, Role, own_folds, place, read_imported
 from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.operating import Operating
 from evalfm.probing.provenance import Stopwatch
@@ -39,11 +39,12 @@ from evalfm.probing.recording import (
     HeadResult,
     TestResult,
     chosen_by_val,
+    lesions_table,
     make_record,
     predictions_table,
     scored_of,
 )
-from evalfm.probing.scoring import Scores, dense_row, pooled_columns
+from evalfm.probing.scoring import Scores, dense_row, detected, pooled_columns
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, draw_splits
 from evalfm.progress import SILENT, Progress
@@ -230,7 +231,9 @@ class _Answers:
         config, assignment = self.config, self.assignment
         results = [HeadResult(each.split, Fit({}), self._scored(each), {}) for each in self.placement.placed]
         table, rows = predictions_table(self.cohort, assignment.test, results)
-        metrics = compute_metrics(self.cohort.kind.name, scored_of(assignment, table), named=self.cohort.task.metrics)
+        lesions = lesions_table(results, table)
+        scored = scored_of(assignment, table, lesions)
+        metrics = compute_metrics(self.cohort.kind.name, scored, named=self.cohort.task.metrics)
         head = ImportedHead()
         # Each once, however many folds said it.
         self.cautions[:] = dict.fromkeys([*self._what_it_is(), *self.cautions])
@@ -262,7 +265,7 @@ class _Answers:
         record = record.model_copy(update={"provenance": record.provenance.model_copy(update={"imported": source})})
         if_exists = IfExists.REPLACED if config.force else IfExists.KEPT
         with publishing(config.out, folder, if_exists) as work:
-            write_run(work, record, table, {})
+            write_run(work, record, table, {}, lesions=lesions)
             # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
 
@@ -314,8 +317,9 @@ class _Answers:
         split = placed.split
         on_test = np.arange(len(self.tested)) if self.assignment.test is not None else split.test
         if self.cohort.kind.pixelwise:
-            val = self._masks(self.cohort, split.val, placed.val, "val")
-            return Scores(val, self._masks(self.tested, on_test, placed.test, "test"), Operating())
+            val, _ = self._masks(self.cohort, split.val, placed.val, "val")
+            test, lesions = self._masks(self.tested, on_test, placed.test, "test")
+            return Scores(val, test, Operating(), lesions=lesions)
         kind, names = self.cohort.kind, self.cohort.class_names
         scores = self._scores(placed.val), self._scores(placed.test)
         operating = self._operating(split, *scores)
@@ -371,9 +375,13 @@ class _Answers:
 
         return [[text(cells.iloc[row]) for cells in self.read.cells.values()] for row in rows.tolist()]
 
-    def _masks(self, cohort: Cohort, positions: NDArray[np.intp], rows: NDArray[np.intp], label: str) -> pd.DataFrame:
-        """A row per image: its predicted masks against the truth, on the image's grid."""
-        lines, manifest = [], cohort.manifest
+    def _masks(
+        self, cohort: Cohort, positions: NDArray[np.intp], rows: NDArray[np.intp], label: Role
+    ) -> tuple[pd.DataFrame, list[dict[str, object]]]:
+        """A row per image: its predicted masks against the truth, on the image's grid; of test its regions too."""
+        lines: list[dict[str, object]] = []
+        lesions: list[dict[str, object]] = []
+        manifest = cohort.manifest
         thresholds = dict.fromkeys(cohort.class_names, DEFAULT_THRESHOLD)
         images = zip(cohort.rows[positions].tolist(), rows.tolist(), strict=True)
         for row, line in self.progress.track(images, f"scoring {label}", len(rows)):
@@ -384,7 +392,12 @@ class _Answers:
             # A mask has no probabilities that would rank images, and no threshold.
             without = {f"{what}_{name}" for name in cohort.class_names for what in ("score", "threshold")}
             lines.append({name: value for name, value in columns.items() if name not in without} | self._ranks(line))
-        return pd.DataFrame(lines)
+            if label == "test":
+                place, spacing = len(lines) - 1, manifest.spacing_mm(row)
+                counts, found = detected(probability, truth, thresholds, spacing, place, scored=False)
+                lines[-1].update(counts)
+                lesions += found
+        return pd.DataFrame(lines), lesions
 
     def _ranks(self, line: int) -> dict[str, float]:
         """The scores of an image that the table has beside its masks."""
