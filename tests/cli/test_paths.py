@@ -136,8 +136,8 @@ WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address
 study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
-compare: task head metric reference cohort
-bias: by adjust task label target score patient device
+compare: task head metric reference cohort label_noise
+bias: by adjust task label target score patient device label_noise
 counterfactual: mask device
 choose: task max_params licence cohort
 report: task title
