@@ -50,7 +50,7 @@ def test_a_row_for_each_region_of_every_test_image(run: Run, data: Manifest) -> 
         truth = data.mask(rows[row["id"]], "square")
         predicted = decode("relative", row["prediction_rle_square"], size)
         for mask, is_lesion in ((truth, True), (predicted, False)):
-            numbers, count = label(mask, EIGHT)
+            numbers, _ = label(mask, EIGHT)
             sizes = sorted(np.bincount(numbers.ravel())[1:] / numbers.size)
             assert sorted(mine["share"][mine["lesion"] == is_lesion]) == pytest.approx(sizes)
         assert row["lesions_square"] == label(truth, EIGHT)[1]
@@ -71,7 +71,7 @@ def test_folds_have_their_own_lesions(data: Manifest, square_seg: str, tmp_path:
     (made,) = probe("pixels", square_seg, data=data, heads="mean-mask", baselines="none", folds=3, out=tmp_path)
     lesions, table = made.lesions(), made.test_predictions()
     counts = lesions[lesions["lesion"]].groupby("id").size()
-    assert counts.to_dict() == {name: 1 for name in table["id"][table["area_true_square"] > 0]}
+    assert counts.to_dict() == dict.fromkeys(table["id"][table["area_true_square"] > 0], 1)
     false = lesions[~lesions["lesion"] & ~lesions["matched"]].groupby("id").size()
     assert (
         table.set_index("id")["false_positives_square"].pipe(lambda each: each[each > 0]).to_dict() == false.to_dict()
