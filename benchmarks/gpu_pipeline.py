@@ -78,7 +78,8 @@ class Bench:
     def manifest(self, images: int) -> Manifest:
         """Phantoms of 512²."""
         place = self.folder / f"phantom-{images}"
-        return make_phantom(place, n=images, size=512) if not place.exists() else Manifest.read(place)
+        workers = min(16, os.cpu_count() or 1)
+        return make_phantom(place, n=images, size=512, workers=workers) if not place.exists() else Manifest.read(place)
 
     def script(self, *words: str) -> None:
         """Run another benchmark and show what it prints."""
@@ -212,7 +213,7 @@ def segmentation(bench: Bench) -> None:
     with tempfile.TemporaryDirectory(dir=bench.folder) as place:
         os.environ["EVALFM_HOME"] = f"{place}/home"
         started = time.perf_counter()
-        options = {"weights": weights, "baselines": "none", "device": bench.device, "out": f"{place}/runs"}
+        options = {"weights": weights, "baselines": "none", "devices": bench.device, "out": f"{place}/runs"}
         runs = probe(name, "ptx-seg", data=manifest, heads=["linear", "multiscale"], times=times, **options)
         seconds = time.perf_counter() - started
     print(f"{name}: ptx-seg, {len(runs)} heads, {images} images: {seconds:.1f} s (random weights)")

@@ -141,7 +141,8 @@ def main() -> None:
 
     watch = Watch(clock)
     with tempfile.TemporaryDirectory() as folder:
-        manifest = make_phantom(Path(folder) / "data", n=options.images * 9 // 8, size=options.size)
+        images = options.images * 9 // 8
+        manifest = make_phantom(Path(folder) / "data", n=images, size=options.size, workers=os.cpu_count() or 1)
         cohort = select_cohort(load_task("heart-seg"), manifest)
         rows = np.arange(len(cohort))
         store = FeatureStore(Path(folder) / "features")

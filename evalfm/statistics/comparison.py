@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +13,9 @@ from scipy import stats
 from evalfm.statistics.auroc import macro_auroc_covariance
 from evalfm.statistics.resampling import Positions, Values
 
+SpeaksOf = Literal["encoders", "these trained heads"]
+"""What a comparison is of."""
+
 
 @dataclass(frozen=True)
 class Difference:
@@ -19,13 +23,16 @@ class Difference:
 
     Attributes:
         value: the difference on the data.
-        standard_error: clustered by patient; 0 for two scores that never differ.
+        standard_error: of test patients (clustered) and, where it is counted, of the training sample; 0 for two
+            scores that never differ.
         low, high: interval at ``level``.
         p: two-sided; 1 where the two never differ, None where it cannot be given.
-        degrees_of_freedom: of the t distribution, None for the normal.
+        degrees_of_freedom: of the t distribution, a fraction where it was matched to variances; None for the normal.
         n: patients.
         method: the test in words.
         reason: why ``p`` is None.
+        training_error: standard error due to the training sample; None where it is not counted.
+        test_error: standard error due to the test patients; None where it is not known apart.
     """
 
     value: float
@@ -33,10 +40,17 @@ class Difference:
     low: float | None
     high: float | None
     p: float | None
-    degrees_of_freedom: int | None
+    degrees_of_freedom: float | None
     n: int
     method: str
     reason: str | None = None
+    training_error: float | None = None
+    test_error: float | None = None
+
+    @property
+    def speaks_of(self) -> SpeaksOf:
+        """Encoders where training variance is counted; else of nothing but the heads that were trained once."""
+        return "these trained heads" if self.training_error is None else "encoders"
 
 
 @dataclass(frozen=True)
@@ -366,13 +380,13 @@ def _difference(
 ) -> Difference:
     if error == 0.0:
         if value == 0.0:
-            return Difference(0.0, 0.0, None, None, 1.0, degrees_of_freedom, n, method)
+            return Difference(0.0, 0.0, None, None, 1.0, degrees_of_freedom, n, method, test_error=0.0)
         reason = "the difference is the same in every patient: it has no standard error"
-        return Difference(value, 0.0, None, None, None, degrees_of_freedom, n, method, reason)
+        return Difference(value, 0.0, None, None, None, degrees_of_freedom, n, method, reason, test_error=0.0)
     law = stats.norm() if degrees_of_freedom is None else stats.t(degrees_of_freedom)
     reach = float(law.isf((1 - level) / 2)) * error
     p = 2 * float(law.sf(abs(value) / error))
-    return Difference(value, error, value - reach, value + reach, p, degrees_of_freedom, n, method)
+    return Difference(value, error, value - reach, value + reach, p, degrees_of_freedom, n, method, test_error=error)
 
 
 def _adjusted(p_values: ArrayLike, steps: Callable[[Values], Values]) -> Values:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import statsmodels.api as sm
@@ -219,3 +221,11 @@ def test_equal_models_have_no_difference_and_constant_ones_no_error():
     (apart,) = contrast_by_deletion([0.5, 0.4], np.c_[left, left - 0.1], [[1, -1]], patients=30)
     assert apart.p is None
     assert "the same in every patient" in str(apart.reason)
+
+
+def test_a_difference_of_one_training_speaks_of_trained_heads():
+    found = compare_means([0.8, 0.7, 0.9, 0.6], [0.7, 0.7, 0.8, 0.5], ["a", "a", "b", "c"])
+    assert found.test_error == found.standard_error
+    assert found.training_error is None
+    assert found.speaks_of == "these trained heads"
+    assert replace(found, training_error=0.0).speaks_of == "encoders"
