@@ -390,6 +390,7 @@ def import_predictions(
         return
     print_runs([run])
     for caution in run.record.cautions:
-        typer.echo(f"  {caution}")
+        if caution.code in ("imported", "threshold", "contamination-unknown"):
+            typer.echo(f"  {caution}")
     typer.echo(str(run.folder))
     typer.echo(f"Next: evalfm compare {config.out}")

@@ -132,16 +132,18 @@ def froc_chart(lines: Sequence[Line], finding: str) -> Markup | None:
         at = len(false) / images, float(found.mean())
         words = f"{name_of(line)}: {at[1]:.3f} of {len(there)} lesions at {at[0]:.3g} an image"
         low, high = chart.x.low, chart.x.high
-        if not np.isnan(score[found]).any() and not np.isnan(false).any():
+        scored = not np.isnan(score[found]).any() and not np.isnan(false).any()
+        if scored:
             curve = froc_curve(score, false, images)
             steps = [(low, float(curve.at([low])[0]))]
             for x, y in zip(curve.false_positives.tolist(), curve.sensitivity.tolist(), strict=True):
                 if low < x <= high:
                     steps += [(x, steps[-1][1]), (x, y)]
             chart.line([*steps, (high, steps[-1][1])], colour, words, dash=dash)
+        else:
+            chart.legend.append((words, colour, "2 6"))
         if low <= at[0] <= high:
             chart.dot(*at, colour, words)
-        elif np.isnan(score[found]).any() or np.isnan(false).any():
-            # Nothing else would say that the line is there.
+        elif not scored:
             chart.dot(min(max(at[0], low), high), at[1], colour, words, hollow=True)
     return chart.drawn()
