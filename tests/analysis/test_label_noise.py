@@ -36,12 +36,17 @@ def runs(out: Path, **strengths: float) -> list[Run]:
 
 
 def test_every_share_is_that_of_draws_by_hand(tmp_path: Path) -> None:
-    strengths = {"good": 1.6, "fair": 1.1, "poor": 0.6}
-    rates, draws = FlipRates(0.1, 0.03), 25
-    (found,) = noise_of_runs(runs(tmp_path, **strengths), [rates], draws=draws, seed=4)
-    scores = [signal(TARGET, strength, seed) for seed, strength in enumerate(strengths.values())]
+    # Fair and weak share their noise: they differ surely, and neither from the best.
+    strengths = {"good": (1.5, 0), "fair": (1.3, 1), "weak": (1.1, 1), "poor": (0.9, 3)}
+    rates, draws = FlipRates(0.1, 0.03), 40
+    scores = [signal(TARGET, strength, seed) for strength, seed in strengths.values()]
+    made = [
+        make_run(tmp_path, binary_table(score, TARGET), encoder=name)
+        for name, score in zip(strengths, scores, strict=True)
+    ]
+    (found,) = noise_of_runs(made, [rates], draws=draws, seed=4)
     patient = binary_table(scores[0], TARGET)["patient"].to_numpy()
-    pairs = list(combinations(range(3), 2))
+    pairs = list(combinations(range(4), 2))
 
     def tested(label: np.ndarray) -> tuple[list[float], list[float], np.ndarray]:
         areas = [roc_auc_score(label, score) for score in scores]
@@ -50,7 +55,7 @@ def test_every_share_is_that_of_draws_by_hand(tmp_path: Path) -> None:
 
     areas, gaps, p = tested(TARGET.astype(float))
     generator = np.random.default_rng(4)
-    first, order, kept, sets = 0, np.zeros(3), np.zeros(3), np.zeros(3)
+    first, order, kept, sets = 0, np.zeros(6), np.zeros(6), np.zeros(4)
     for _ in range(draws):
         label = flip_labels(TARGET, 0.1, 0.03, generator.random((1, 300))[0])
         now, now_gaps, now_p = tested(label)
@@ -58,18 +63,19 @@ def test_every_share_is_that_of_draws_by_hand(tmp_path: Path) -> None:
         first += best == int(np.argmax(areas))
         order += np.sign(now_gaps) == np.sign(gaps)
         kept += (np.sign(now_gaps) == np.sign(gaps)) & (now_p < 0.05)
-        for line in range(3):
+        for line in range(4):
             beaten = [now_p[place] < 0.05 for place, each in enumerate(pairs) if set(each) == {line, best}]
             sets[line] += not any(beaten)
     (under,) = found.under
     assert under.best_first == first / draws
-    significant = [place for place in range(3) if p[place] < 0.05]
+    significant = [place for place in range(6) if p[place] < 0.05]
     assert significant
-    assert [each.order for each in under.pairs] == [order[place] / draws for place in significant]
-    assert [each.significant for each in under.pairs] == [kept[place] / draws for place in significant]
-    assert [(each.better, each.worse) for each in under.pairs] == [
-        tuple(f"{list(strengths)[place]} · linear" for place in pairs[number]) for number in significant
-    ]
+    names = list(strengths)
+    expected = {}
+    for place in significant:
+        one, other = pairs[place] if gaps[place] > 0 else pairs[place][::-1]
+        expected[f"{names[one]} · linear", f"{names[other]} · linear"] = (order[place] / draws, kept[place] / draws)
+    assert {(each.better, each.worse): (each.order, each.significant) for each in under.pairs} == expected
     by_name = {name.split(" ")[0]: share for name, share in under.best_set.items()}
     assert [by_name[name] for name in strengths] == (sets / draws).tolist()
     assert under.ceilings == {"ptx": auroc_ceiling(TARGET.mean(), 0.1, 0.03)}
