@@ -116,8 +116,8 @@ def froc_chart(lines: Sequence[Line], finding: str) -> Markup | None:
         if masks is None or regions is None or not regions["lesion"].any():
             continue
         there, images = regions[regions["lesion"]], len(masks.scored.table)
-        false = regions[~regions["lesion"] & ~regions["matched"]]
-        drawn.append((line, there, false["score"].to_numpy(np.float64), images))
+        wrong = regions[~regions["lesion"] & ~regions["matched"]]
+        drawn.append((line, there, wrong["score"].to_numpy(np.float64), images))
     if not drawn:
         return None
     chart = Chart(
