@@ -390,7 +390,7 @@ def import_predictions(
         return
     print_runs([run])
     for caution in run.record.cautions:
-        if caution.code in ("imported", "threshold", "contamination-unknown"):
+        if caution.code in ("imported", "threshold"):
             typer.echo(f"  {caution}")
     typer.echo(str(run.folder))
     typer.echo(f"Next: evalfm compare {config.out}")

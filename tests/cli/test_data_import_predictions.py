@@ -47,6 +47,7 @@ def test_a_table_becomes_a_run_that_every_verb_reads(folder: Path, tmp_path: Pat
         read = evalfm(*verb, cwd=tmp_path)
         assert read.returncode == 0, (verb, read.stderr)
         assert "our CNN" in (read.stdout if verb[0] != "report" else (tmp_path / "page.html").read_text()), verb
+    assert "nobody said which data sets our CNN was trained on" in evalfm("compare", "runs", cwd=tmp_path).stdout
     entries = json.loads(evalfm("compare", "runs", "--json", cwd=tmp_path).stdout)[0]["entries"]
     assert next(each for each in entries if each["encoder"] == "our CNN")["estimate"]["value"] == value
 

@@ -14,6 +14,7 @@ from PIL import Image
 import evalfm
 from evalfm.analysis.bias import bias_of_questions, bias_of_values
 from evalfm.analysis.compare import compare
+from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.data.manifest import Manifest
@@ -483,3 +484,15 @@ def test_several_masks_have_a_folder_each(data, cards, masks, tmp_path):
 
 def test_the_public_name_is_the_function() -> None:
     assert evalfm.import_predictions is import_predictions
+
+
+def test_the_methods_say_nothing_of_a_training_that_nobody_saw(data, scores, taken, probed):
+    run = taken(scores)
+    alone = methods_paragraph([run])
+    assert "Predictions of theirs were made elsewhere and imported" in alone
+    assert "chosen on val alone" not in alone
+    assert "Features of theirs" not in alone
+    assert "unknown, unknown" not in alone
+    both = methods_paragraph([run, probed["binary"]])
+    assert "Features of pixels were evaluated" in both
+    assert "Heads and what of the encoder was trained: linear (frozen);" in both
