@@ -24,6 +24,8 @@ from evalfm.probing.import_predictions import import_predictions
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.run import Run
+from evalfm.study.cohorts import Manifests
+from evalfm.study.shortcuts import decode_studies
 
 from ..squares import make_squares
 
@@ -305,6 +307,8 @@ def test_separate_test_data_are_tested_whole(data, taken, tmp_path):
 def test_it_is_no_model_to_predict_with(data, scores, taken, tmp_path):
     with pytest.raises(EvalfmError, match="imported predictions and no model"):
         predict(taken(scores), data, out=tmp_path / "predicted")
+    with pytest.raises(EvalfmError, match="theirs · imported was imported; there is no model here to probe"):
+        decode_studies([taken(scores)], "sex", Manifests())
 
 
 def test_ids_may_be_file_names(data, scores, taken):
