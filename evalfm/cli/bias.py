@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ from pydantic import Field
 from evalfm.cards import CardModel, Option, validate
 from evalfm.cli.compare import runs_in
 from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder
+from evalfm.cli.label_noise import noise_rates, print_verdicts, verdicts_of
 from evalfm.cli.options import configured
 from evalfm.config import MachineOptions
 from evalfm.errors import EvalfmError, UnknownNameError
@@ -44,6 +45,13 @@ class BiasOptions(CardModel):
         float | None,
         Field(description="At and above it a score is positive; it must not come from these rows."),
         Option(TABLE),
+    ] = None
+    label_noise: Annotated[
+        str | None,
+        Field(
+            description="Ask again on labels that are wrong at this rate, such as .05, or .1/.02 for missed positives "
+            "and false positives; several with commas between."
+        ),
     ] = None
     decode: Annotated[
         bool,
@@ -101,6 +109,8 @@ def bias(
     refuse_folder(markdown)
     request = validate(BiasOptions, dict(options), "The call")
     by, adjust, label, threshold = request.by, request.adjust, request.label, request.threshold
+    rates = noise_rates(request.label_noise)
+    asked: list[LabelScores] = []
     runs, every, tables = _inputs(models, request)
     if request.decode or request.curve:
         if not runs:
@@ -130,7 +140,9 @@ def bias(
     for name, run in named:
         try:
             if asks_questions(run, label):
-                reports += bias_of_questions(questions_of_run(run, label, model=name), by, adjust=adjust)
+                questions = questions_of_run(run, label, model=name)
+                reports += bias_of_questions(questions, by, adjust=adjust)
+                asked += questions
             else:
                 values.append(replace(bias_of_values(run, by, label=label, adjust=adjust), model=name))
         except UnknownNameError:
@@ -139,6 +151,8 @@ def bias(
             # One of several models ends nothing.
             absent[name] = error
     reports += [report for each in beside for report in bias_of_questions(each, by, adjust=adjust)]
+    asked += [each for together in beside for each in together]
+    noise = [each for scores in asked for each in verdicts_of(scores, by, adjust, rates)]
     values += [bias_of_values(each, by, label=name, adjust=adjust) for each, name in own]
     if absent and not reports and not values:
         raise next(iter(absent.values()))
@@ -149,7 +163,8 @@ def bias(
     if markdown is not None:
         write_atomically(markdown, report.markdown.encode())
     if json:
-        emit_json(report.to_json())
+        noisy = {"label_noise": [asdict(each) for each in noise]} if rates else {}
+        emit_json({**report.to_json(), **noisy})
         return
     if reports:
         shown = f"score's difference in standard deviations{report.adjusted}, corrected p"
@@ -159,6 +174,7 @@ def bias(
         title = "Masks and measurements: mean at the level minus elsewhere, corrected p"
         print_rows(title, report.differences.header, report.differences.texts)
     _tell(report.verdicts[len(reports) :])
+    print_verdicts(noise)
     lines = [
         *report.shortcuts,
         *(f"Not shown: {reason}" for reason in not_shown),
