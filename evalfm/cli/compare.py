@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalfm.cli.console import Footnotes, emit_json, print_against, print_rows
+from evalfm.cli.label_noise import noise_of, noise_rates, print_noise
 from evalfm.errors import EvalfmError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -30,6 +31,13 @@ def compare(
     ] = None,
     margin: Annotated[float | None, typer.Option(help="Non-inferiority margin, on the metric's scale.")] = None,
     reference: Annotated[str | None, typer.Option(help="The encoder that --margin refers to.")] = None,
+    label_noise: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare again on labels that are wrong at this rate, such as .05, or .1/.02 for missed positives and "
+            "false positives; several with commas between."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which encoders are really better: paired differences to the best, corrected for every pair.
@@ -44,6 +52,8 @@ def compare(
         evalfm compare runs --task ptx-cls --margin 0.02 --reference rad-dino
 
         evalfm compare runs --task density --metric accuracy
+
+        evalfm compare runs --task ptx-cls --label-noise .05,.1/.02
     """
     from evalfm.analysis.compare import compare as comparisons
 
@@ -53,12 +63,15 @@ def compare(
         if head not in heads:
             raise UnknownNameError("head among these runs", head, heads)
         chosen = [run for run in chosen if run.head == head or run.is_baseline]
+    rates = noise_rates(label_noise)
     tables = comparisons(chosen, task=task, cohort=cohort, metric=metric, margin=margin, reference=reference)
+    noise = noise_of(chosen, rates, task=task, cohort=cohort, metric=metric)
     if json:
-        emit_json([table.to_json() for table in tables])
+        emit_json([*(table.to_json() for table in tables), *({"label_noise": each.to_json()} for each in noise)])
         return
     for table in tables:
         _show(table)
+    print_noise(noise)
 
 
 def runs_in(folders: Sequence[Path], *, with_predictions: bool = True, episodes: bool = False) -> list[Run]:

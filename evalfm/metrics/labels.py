@@ -24,6 +24,7 @@ FEWEST_PATIENTS = 10
 DEFAULT_THRESHOLD = 0.5
 """Threshold of probabilities where none was chosen on validation data."""
 NO_PROBABILITIES = "scores outside [0, 1] are no probabilities"
+NO_THRESHOLD = "no threshold: none was given or chosen on val, and scores outside [0, 1] have no usual one"
 EXCLUSIVE = ("multiclass", "ordinal")
 
 EVERY_TABLE: tuple[Table, ...] = ("subgroups", "strata of a report", "operating points")
@@ -95,6 +96,8 @@ def _counted(formula: Callable[[Values], Values], of: Of, undefined: str, thresh
         label, patients = rows.label, rows.patients
         if threshold == DEFAULT_THRESHOLD and not rows.probable:
             return Estimate.absent(NO_PROBABILITIES, n=patients.behind(), unit=rows.unit)
+        if threshold is None and not rows.has_threshold:
+            return Estimate.absent(NO_THRESHOLD, n=patients.behind(), unit=rows.unit)
         counts = classification.call_columns(
             label, rows.score, rows.beside(THRESHOLD) if threshold is None else threshold
         )
