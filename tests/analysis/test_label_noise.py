@@ -13,8 +13,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from evalfm.analysis.bias import bias
 from evalfm.analysis.compare import compare
-from evalfm.analysis.label_noise import DRAWS, FlipRates, noise_of_runs, verdicts_under_noise
+from evalfm.analysis.label_noise import DRAWS, FlipRates, noise_of_runs
 from evalfm.analysis.scores import questions_of_run
+from evalfm.analysis.verdict_noise import verdicts_under_noise
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.comparison import holm
