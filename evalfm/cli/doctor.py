@@ -17,6 +17,10 @@ def doctor(
     input_size: Annotated[int | None, typer.Option(help="Another side of the input than the card's.")] = None,
     precision: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
     device: Annotated[str, typer.Option(help="cpu, cuda or mps; auto takes a GPU if there is one.")] = "auto",
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Hold the encoder against its library's own model; exit 1 where they differ."),
+    ] = False,
     write_golden: Annotated[
         bool, typer.Option("--write-golden", help="Keep the embedding of a test image, to see later drifts by.")
     ] = False,
@@ -29,14 +33,17 @@ def doctor(
         evalfm doctor
 
         evalfm doctor --encoder rad-dino --weights random
-    """
-    from evalfm.doctor import examine
 
-    if write_golden and encoder is None:
-        raise EvalfmError("--write-golden needs an encoder; name it with --encoder.")
+        evalfm doctor --encoder rad-dino --verify
+    """
+    from evalfm.doctor import LIBRARY, examine
+
+    for option, given in (("--write-golden", write_golden), ("--verify", verify)):
+        if given and encoder is None:
+            raise EvalfmError(f"{option} needs an encoder; name it with --encoder.")
     how = {"weights": weights, "input_size": input_size, "precision": precision, "device": device}
     findings = []
-    for finding in examine(encoder, golden=write_golden, **how):
+    for finding in examine(encoder, golden=write_golden, verify=verify, **how):
         findings.append(finding)
         if not json:
             mark = {True: "ok     ", None: "limited", False: "FAILED "}[finding.fine]
@@ -45,5 +52,6 @@ def doctor(
                 typer.echo(f"         {finding.remedy}")
     if json:
         emit_json([asdict(finding) for finding in findings])
-    if any(finding.fine is False for finding in findings):
-        raise typer.Exit(2)
+    failed = {finding.name for finding in findings if finding.fine is False}
+    if failed:
+        raise typer.Exit(1 if failed == {LIBRARY} else 2)

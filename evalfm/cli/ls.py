@@ -24,6 +24,7 @@ from evalfm.plugins import load_all
 
 if TYPE_CHECKING:
     from evalfm.cards import CardModel
+    from evalfm.encoders.card import EncoderCard
     from evalfm.plugins import PlugIn
 
 app = Verbs(help="List encoders, tasks, heads, metrics, data sets or runs.", no_args_is_help=True)
@@ -51,9 +52,10 @@ def encoders(
         evalfm ls encoders --domain chest --commercial yes --max-parameters 100M
     """
     from evalfm.encoders.card import EncoderCard
-    from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size, weights_word
+    from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size
     from evalfm.encoders.reference import ALIASES, PREFIXES
     from evalfm.encoders.registry import encoder_plugins
+    from evalfm.encoders.weight_sources import runs_here
 
     for word, value, known in (
         ("paradigm", paradigm, ("image-only", "image-text", "label-supervised", "none")),
@@ -63,11 +65,13 @@ def encoders(
             raise UnknownNameError(word, value, known)
     least, most = (None if bound is None else parameters_of(bound) for bound in (min_parameters, max_parameters))
     cards = catalogue(Wanted(paradigm, domain, licence, commercial, gated, text, least, most))
+    here = {name: isinstance(card, EncoderCard) and runs_here(card) for name, card in cards.items()}
     if json:
-        emit_json(_described(cards, encoder_plugins()))
+        described = _described(cards, encoder_plugins())
+        emit_json({name: each | {"runs_here": here[name]} for name, each in described.items()})
         return
     rows = []
-    for name, card in cards.items():
+    for name, card in sorted(cards.items(), key=lambda each: not here[each[0]]):
         loaded = isinstance(card, EncoderCard)
         rows.append(
             [
@@ -78,13 +82,15 @@ def encoders(
                 str(card.pooled_dim or "–"),
                 "×".join(map(str, card.preprocessing.input_size)) if isinstance(card, EncoderCard) else "–",
                 "yes" if loaded and getattr(card, "text_tower", None) else "–",
-                weights_word(card),
+                _weights(card, here=here[name]) if isinstance(card, EncoderCard) else "precomputed",
                 card.licence,
                 card.commercial_use,
             ]
         )
     columns = ["name", "paradigm", "domain", "size", "dim", "input", "text", "weights", "licence", "commercial use"]
     print_rows("Encoders", columns, rows)
+    ready = ", ".join(name for name, each in here.items() if each)
+    typer.echo(f"Run here and now, without a download, and stand first: {ready or 'none of these'}.")
     _say_plugins(encoder_plugins())
     variants = [f"{name}@{each}" for name, card in cards.items() for each in getattr(card, "variants", {})]
     if variants:
@@ -236,6 +242,14 @@ def runs(
         else:
             print_task(table)
             print_operating_points(table)
+
+
+def _weights(card: EncoderCard, *, here: bool) -> str:
+    """Where the weights come from, and whether they are here where that is not said by itself."""
+    from evalfm.encoders.weight_sources import weights_word
+
+    word = weights_word(card)
+    return f"{word}, cached" if here and word in ("hub", "gated") else word
 
 
 def _origin(name: str, plugins: Mapping[str, PlugIn[Any]]) -> dict[str, str]:

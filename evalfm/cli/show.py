@@ -9,32 +9,69 @@ import typer
 
 from evalfm.cli.console import emit_json, print_rows
 from evalfm.cli.options import Verbs
+from evalfm.errors import EvalfmError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from evalfm.cards import CardModel
 
 app = Verbs(help="Show one encoder, task, data set or run.", no_args_is_help=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command()
-def encoder(name: Annotated[str, typer.Argument(help="A card's name or path.")], json: Json = False) -> None:
+def encoder(
+    name: Annotated[str, typer.Argument(help="A card's name or path, timm:NAME or random:NAME.")],
+    write_card: Annotated[
+        Path | None, typer.Option(help="Write the card to this file, to change a fact of it and name it as encoder.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show the card of an encoder.
 
-    Example:
+    Examples:
 
         evalfm show encoder rad-dino
+
+        evalfm show encoder timm:vit_small_patch16_dinov3.lvd1689m --write-card mine.yaml
     """
     from evalfm.encoders import find_card
     from evalfm.encoders.catalogue import described
     from evalfm.encoders.registry import find_absent
 
     card = find_absent(name) or find_card(name)
+    if write_card is not None:
+        _write_card(card, write_card)
     if json:
         _print(card.model_dump(mode="json", by_alias=True, exclude_none=True), json)
         return
     for title, lines in described(card):
         typer.echo("\n".join([title, *(f"  {line}" for line in lines)] if title else lines))
+
+
+def _write_card(card: CardModel, path: Path) -> None:
+    """Write ``card`` as a file that ``--encoder`` takes; what every card has by default is left out.
+
+    Raises:
+        EvalfmError: it is not loaded by evalfm, the name ends otherwise, or the file is there.
+    """
+    import yaml
+
+    from evalfm.data.atomic import write_atomically
+    from evalfm.encoders.card import EncoderCard
+
+    if not isinstance(card, EncoderCard):
+        raise EvalfmError(
+            "evalfm does not load that encoder, so its card can be none of yours; see `--encoder precomputed:FILE`."
+        )
+    if path.suffix not in (".yaml", ".yml"):
+        raise EvalfmError(f"A card is a YAML file; call it {path.name}.yaml.")
+    if path.exists():
+        raise EvalfmError(f"{path} is there already; name another file.")
+    content = card.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
+    content["name"] = card.name.rpartition(":")[2]
+    write_atomically(path, yaml.safe_dump({"schema": 1} | content, sort_keys=False, allow_unicode=True).encode())
 
 
 @app.command()

@@ -48,10 +48,12 @@ class WeightsFacts(CardModel):
     """Where trained tensors come from and how the authors wrapped them.
 
     Attributes:
-        source: ``hub`` (fetched), ``path`` (the user gives a file), ``none`` (there are no trained
-            tensors: the encoder has none at all, or they are always drawn).
+        source: ``hub`` (fetched), ``package`` (a file of an installed Python package), ``path`` (the user gives a
+            file), ``none`` (there are no trained tensors: the encoder has none at all, or they are always drawn).
         repository: the hub's repository id; ``file`` in it, at the pinned ``revision``: a commit, or ``main`` where
             none is known, which ``unconfirmed`` then says.
+        package: the package that ``file`` lies in, as it is imported, which it is not; ``distribution``: its name for
+            pip. The file is pinned by ``sha256``.
         sha256: digest of the file, where it is known.
         request: where the weights are requested, if they lie on no hub: a sentence's object, such as
             ``the authors' request form (https://...)``.
@@ -62,8 +64,10 @@ class WeightsFacts(CardModel):
         pickle_globals: reviewed data classes that the authors' pickle holds.
     """
 
-    source: Literal["hub", "path", "none"]
+    source: Literal["hub", "package", "path", "none"]
     repository: str | None = None
+    package: str | None = Field(default=None, pattern="^[A-Za-z_][A-Za-z0-9_]*$")
+    distribution: str | None = Field(default=None, pattern="^[A-Za-z0-9][A-Za-z0-9._-]*$")
     file: str | None = None
     revision: str | None = None
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
@@ -78,9 +82,13 @@ class WeightsFacts(CardModel):
     def _check(self) -> WeightsFacts:
         foreign = sorted(set(self.pickle_globals) - REVIEWED_PICKLE_GLOBALS)
         is_whole = self.repository and self.file and self.revision
+        is_packed = self.package and self.file and self.sha256
+        leaves = self.file is not None and (self.file.startswith("/") or ".." in self.file.split("/"))
         refuse(
             {
                 "a hub source needs repository, file and revision": self.source == "hub" and not is_whole,
+                "a package as source needs package, file and sha256": self.source == "package" and not is_packed,
+                "a file of a package lies in the package": self.source == "package" and leaves,
                 f"pickle_globals {foreign} are not among the reviewed data classes": foreign,
             }
         )

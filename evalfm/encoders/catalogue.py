@@ -84,13 +84,6 @@ def catalogue(wanted: Wanted | None = None) -> dict[str, EncoderCard | AbsentCar
     return kept
 
 
-def weights_word(card: EncoderCard | AbsentCard) -> str:
-    """In a word, where the weights come from."""
-    if isinstance(card, AbsentCard):
-        return "precomputed"
-    return {"hub": "gated" if card.gated else "hub", "path": "file", "none": "none"}[card.weights.source]
-
-
 def shown_size(parameters: int) -> str:
     """A number of parameters as a person says it.
 
@@ -231,6 +224,8 @@ def _weights(facts: WeightsFacts) -> list[str]:
         return ["none"]
     if facts.source == "hub":
         lines = [f"{facts.repository}, {facts.file}, revision {facts.revision}"]
+    elif facts.source == "package":
+        lines = [f"{facts.file} of the package {facts.distribution or facts.package}"]
     else:
         lines = [
             f"give the file as --weights PATH; it comes from {facts.request}"

@@ -16,9 +16,9 @@ from evalfm.encoders.drawing import drawn_once
 from evalfm.encoders.encoder import PRECISIONS, Encoder, EncoderState, is_precision
 from evalfm.encoders.families import builder
 from evalfm.encoders.frozen import automatic_precision
-from evalfm.encoders.hub import fetch
 from evalfm.encoders.preprocessing import override
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
+from evalfm.encoders.weight_sources import find_weights
 from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file, user_path
@@ -44,8 +44,8 @@ def load_encoder(
         name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), ``random:<timm model>``, a
             path of a card, ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that
             makes one.
-        weights: ``hub``, ``random`` (seeded; the global generator is left alone), or the path of a
-            checkpoint.
+        weights: ``hub`` (the card's own source, whatever it is), ``random`` (seeded; the global generator is left
+            alone), or the path of a checkpoint.
         input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
         precision: in which the model runs; features are float32 in any case. ``auto`` takes the fastest on ``device``
             that stays close to float32, see :func:`evalfm.encoders.frozen.automatic_precision`.
@@ -148,7 +148,7 @@ def _weights(card: EncoderCard, weights: str) -> tuple[Checkpoint | None, bool]:
         return None, True
     if weights != "hub":
         return read_checkpoint(user_path(weights, "--weights"), card.weights), False
-    path = fetch(card)
+    path = find_weights(card)
     checkpoint = read_checkpoint(path, card.weights)
     if card.weights.sha256 not in (None, checkpoint.sha256):
         raise EvalfmError(f"{path} is not the file that the card of {card.name} pins by its SHA-256; fetch it again.")

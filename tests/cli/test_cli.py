@@ -139,6 +139,32 @@ def test_cards_are_shown():
     assert "pneumothorax" in evalfm("show", "task", "ptx-seg").stdout
 
 
+def test_a_derived_card_is_written_read_again_and_never_written_over(tmp_path: Path) -> None:
+    place = tmp_path / "mine.yaml"
+    assert evalfm("show", "encoder", "timm:test_vit.r160_in1k", "--write-card", str(place)).returncode == 0
+    written = json.loads(evalfm("show", "encoder", str(place), "--json").stdout)
+    derived = json.loads(evalfm("show", "encoder", "timm:test_vit.r160_in1k", "--json").stdout)
+    assert written == derived | {"name": "test_vit.r160_in1k"}
+    for given, words in (
+        (("timm:test_vit.r160_in1k", "--write-card", str(place)), "is there already"),
+        (("timm:test_vit.r160_in1k", "--write-card", str(tmp_path / "mine.txt")), "A card is a YAML file"),
+        (("medclip", "--write-card", str(tmp_path / "medclip.yaml")), "evalfm does not load that encoder"),
+    ):
+        refused = evalfm("show", "encoder", *given)
+        assert refused.returncode == 2
+        assert words in refused.stderr
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["mine.yaml"]
+
+
+def test_what_runs_here_stands_first_and_is_said() -> None:
+    listed = json.loads(evalfm("ls", "encoders", "--json").stdout)
+    assert listed["squeezenet1-0.caffe"]["runs_here"]
+    assert not listed["ark-plus"]["runs_here"]
+    shown = evalfm("ls", "encoders").stdout
+    assert shown.index("squeezenet1-0.caffe") < shown.index("ark-plus")
+    assert re.search(r"without a download, and stand first: .*hog.*squeezenet1-0\.caffe", shown)
+
+
 def test_doctor_looks_at_the_machine_and_an_encoder():
     asked = evalfm("doctor", "--encoder", "hog", "--json")
     found = {finding["name"]: finding["fine"] for finding in json.loads(asked.stdout)}

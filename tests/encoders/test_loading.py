@@ -229,8 +229,8 @@ def test_a_path_may_hold_other_weights_than_the_cards_and_says_so(tmp_path: Path
 
 
 def test_weights_on_no_hub_are_asked_for() -> None:
-    with pytest.raises(EvalfmError, match=r"squeezenet1-0\.caffe are on no hub.*--weights PATH.*pixels"):
-        load_encoder("squeezenet1-0.caffe")
+    with pytest.raises(EvalfmError, match=r"ark-plus are on no hub.*--weights PATH.*pixels"):
+        load_encoder("ark-plus")
 
 
 def test_without_network_the_sentence_says_what_to_place_where(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -164,13 +164,13 @@ def test_weights_tokenizer_and_text_tower_are_fetched_once(network: type[FakeHub
 
 def test_one_that_cannot_be_had_is_said_and_stops_no_other(network: type[FakeHub]):
     network.refused = {"medsiglip": (403, "GatedRepo"), "dinov2-base": (404, "RepoNotFound")}
-    asked = evalfm("fetch", "medsiglip", "dinov2-base", "squeezenet1-0.caffe", "rad-dino", "--yes")
+    asked = evalfm("fetch", "medsiglip", "dinov2-base", "ark-plus", "rad-dino", "--yes")
     assert asked.exit_code == 1, asked.output
     lines = asked.stdout.splitlines()
     for words in (
         ("medsiglip: ", "gated", "hf auth login"),
         ("dinov2-base: ", "or it needs a login"),
-        ("squeezenet1-0.caffe: ", "on no hub"),
+        ("ark-plus: ", "on no hub"),
     ):
         assert any(all(word in line for word in words) for line in lines[-4:]), words
     assert "1 encoder(s) in the cache, 3 could not be had." in asked.stdout

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -19,6 +19,20 @@ from evalfm.errors import EvalfmError, UnknownNameError
 
 POSITIONS = ("pos_embed", "relative_position")
 """Words in the names of tensors that timm may resample to another grid."""
+
+STEM = "_conv_stem.weight"
+"""By which the names of the package EfficientNet-PyTorch are known."""
+OUTSIDE_BLOCKS = {
+    **{"_conv_stem.": "conv_stem.", "_bn0.": "bn1.", "_conv_head.": "conv_head.", "_bn1.": "bn2."},
+    "_fc.": "classifier.",
+}
+SQUEEZE = {"_se_reduce": "se.conv_reduce", "_se_expand": "se.conv_expand"}
+EXPANDED = {
+    **{"_expand_conv": "conv_pw", "_bn0": "bn1", "_depthwise_conv": "conv_dw", "_bn1": "bn2"},
+    **{"_project_conv": "conv_pwl", "_bn2": "bn3", **SQUEEZE},
+}
+SEPARABLE = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2", **SQUEEZE}
+"""Of a block that expands its channels and of one that does not: the package's names, and timm's."""
 
 
 class TimmEncoder(Encoder):
@@ -67,46 +81,135 @@ def derive_card(architecture: str) -> EncoderCard:
     Raises:
         EvalfmError: timm has no such model, or the model gives no intermediate maps.
     """
-    _check_name(architecture)
-    model = _laid_out(architecture)
+    return EncoderCard(
+        name=f"random:{architecture}",
+        summary=f"timm's {architecture} with random weights: a baseline that has learnt nothing.",
+        weights=WeightsFacts(source="none"),
+        licence="Apache-2.0",
+        commercial_use="yes",
+        paradigm="none",
+        domain="none",
+        **_measured(architecture),
+    )
+
+
+def published_card(name: str) -> EncoderCard:
+    """A card for any of timm's published weights, ``ARCHITECTURE`` or ``ARCHITECTURE.TAG``, from timm's own metadata.
+
+    Input, pooling and maps are those of ``derive_card``; the weights lie where timm would fetch them.
+
+    Raises:
+        EvalfmError: timm has no such model or no weights of it, or the model gives no intermediate maps.
+
+    >>> card = published_card("vit_small_patch16_dinov3.lvd1689m")
+    >>> card.weights.repository, card.pooled_dim, card.preprocessing.input_size
+    ('timm/vit_small_patch16_dinov3.lvd1689m', 384, (256, 256))
+    """
+    _check_name(name)
+    config: Any = timm.get_pretrained_cfg(name)
+    known: dict[str, Any] | None = None if config is None else config.to_dict(remove_source=False, remove_null=True)
+    if not known or not (known.get("hf_hub_id") or known.get("url")):
+        tags = timm.list_pretrained(f"{name.partition('.')[0]}*")
+        raise UnknownNameError("timm model with published weights", name, tags or timm.list_pretrained())
+    mode, share = known.get("crop_mode"), known.get("crop_pct")
+    if mode == "border" or (mode == "squash" and share != 1.0):
+        raise EvalfmError(
+            f"timm prepares images for {name} in a way that no card can say ({mode}, of {share}); choose other "
+            "weights, or write a card."
+        )
+    heads = known.get("classifier") or ()
+    heads = (heads,) if isinstance(heads, str) else tuple(heads)
+    facts: dict[str, Any] = {"unexpected_keys": tuple(f"{each}.*" for each in heads)}
+    repository, _, revision = str(known.get("hf_hub_id", "")).partition("@")
+    if repository:
+        file = known.get("hf_hub_filename") or "model.safetensors"
+        facts |= {"source": "hub", "repository": repository, "file": file, "revision": revision or "main"}
+    else:
+        facts |= {"source": "path", "request": str(known["url"])}
+    licence = str(known.get("license", "not stated by timm"))
+    tag = str(known.get("tag", ""))
+    paradigm = _paradigm(name, tag)
+    seen = {"label-supervised": "labels", "image-text": "text", "image-only": "images"}[paradigm]
+    return EncoderCard(
+        name=f"timm:{name}",
+        summary=f"timm's {known['architecture']}" + (f" with its weights {tag}." if tag else "."),
+        weights=WeightsFacts(**facts),
+        licence=licence,
+        commercial_use=_commercial(licence),
+        paradigm=paradigm,
+        domain="photographs",
+        pretraining_data=({"name": tag or "not said by timm", "what": seen},),
+        paper=str(known.get("paper_name", ""))
+        + (f" (arXiv {known['paper_ids'][6:]})" if known.get("paper_ids") else ""),
+        confirmed=("Input, embedding and maps are timm's own, measured on its model.",),
+        unconfirmed=(
+            f"That it is {paradigm}, on photographs, and its data are read off the name; timm does not say them.",
+        ),
+        **_measured(name),
+    )
+
+
+FREE, NOT_FREE = ("apache-2.0", "mit", "bsd"), ("-nc", "non-commercial", "research")
+
+
+def _commercial(licence: str) -> Literal["yes", "no", "ask"]:
+    """What a licence that timm names by its hub's word allows."""
+    if licence.lower().startswith(FREE):
+        return "yes"
+    return "no" if any(word in licence.lower() for word in NOT_FREE) else "ask"
+
+
+def _paradigm(name: str, tag: str) -> Literal["image-only", "image-text", "label-supervised"]:
+    """From what weights were learnt, by the words of their tag: tuned on labels last counts before the rest."""
+    words = f"{name} {tag}".lower()
+    if "_ft_" in f"_{tag}_" or any(each in tag for each in ("in1k", "in21k", "in22k", "in12k", "inat")):
+        return "label-supervised"
+    if any(each in words for each in ("clip", "siglip", "laion", "openai", "webli", "datacomp", "dfn", "metaclip")):
+        return "image-text"
+    return "image-only"
+
+
+def _measured(name: str) -> dict[str, Any]:
+    """What of a card timm's metadata and the shapes of its model say.
+
+    Raises:
+        EvalfmError: timm has no such model, or the model gives no intermediate maps.
+    """
+    _check_name(name)
+    model = _laid_out(name)
     config = model.pretrained_cfg
     if not hasattr(model, "forward_intermediates") or not hasattr(model, "feature_info"):
-        raise EvalfmError(f"timm's {architecture} gives no intermediate maps; choose another model.")
+        raise EvalfmError(f"timm's {name} gives no intermediate maps; choose another model.")
     size = tuple(config["input_size"][1:])
     with torch.no_grad():
         blank = torch.zeros(1, *config["input_size"], device=next(model.parameters()).device)
         final, layers = model.forward_intermediates(blank, output_fmt="NCHW")
         head = model.forward_head(final, pre_logits=True)
-    strides = [round(size[0] / layer.shape[2]) for layer in layers]
+    said = [int(each["reduction"]) for each in model.feature_info]
+    # timm's own where it speaks of the same maps: 176 pixels at stride 32 give 6 cells, which look like stride 29.
+    strides = said if len(said) == len(layers) else [round(size[0] / layer.shape[2]) for layer in layers]
     if any(
         math.ceil(size[0] / stride) - layer.shape[2] not in (0, 1, 2)
         for stride, layer in zip(strides, layers, strict=True)
     ):
-        raise EvalfmError(f"The maps of timm's {architecture} do not cover its input; choose another model.")
+        raise EvalfmError(f"The maps of timm's {name} do not cover its input; choose another model.")
     plain = len(layers) > 5 and len(set(strides)) == 1
     kept = _evenly(len(layers)) if plain else [index for index, stride in enumerate(strides) if stride >= 4]
     tokens = final.ndim == 3
-    return EncoderCard(
-        name=f"random:{architecture}",
-        summary=f"timm's {architecture} with random weights: a baseline that has learnt nothing.",
-        family="timm",
-        architecture=architecture,
-        weights=WeightsFacts(source="none"),
-        licence="Apache-2.0",
-        commercial_use="yes",
-        parameters=sum(each.numel() for each in model.parameters()),
-        preprocessing=_published_preprocessing(config),
-        size_multiple=strides[0] if tokens else 32 if config.get("fixed_input_size") else 1,
-        poolings={"head": head.shape[1]},
-        pooling="head",
-        map_layers=tuple(kept),
-        map_channels=tuple(layers[index].shape[1] for index in kept),
-        map_strides=tuple(strides[index] for index in kept),
-        map_norm="final" if tokens else "none",
-        prefix_tokens=getattr(model, "num_prefix_tokens", 0),
-        paradigm="none",
-        domain="none",
-    )
+    return {
+        "family": "timm",
+        "architecture": name,
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "preprocessing": _published_preprocessing(config),
+        "size_multiple": strides[0] if tokens else 32 if config.get("fixed_input_size") else 1,
+        "poolings": {"head": head.shape[1]},
+        "pooling": "head",
+        "map_layers": tuple(kept),
+        "map_channels": tuple(layers[index].shape[1] for index in kept),
+        "map_strides": tuple(strides[index] for index in kept),
+        "map_norm": "final" if tokens else "none",
+        "prefix_tokens": getattr(model, "num_prefix_tokens", 0),
+    }
 
 
 def _laid_out(architecture: str) -> Any:
@@ -155,6 +258,8 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
     latter leaves the model what its card says, so the former is refused here.
     """
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if STEM in checkpoint.tensors and isinstance(model, timm.models.EfficientNet):
+        return _of_efficientnet_pytorch(checkpoint.tensors, model)
     if convert is None:
         return checkpoint.tensors
     own = model.state_dict()
@@ -173,6 +278,20 @@ def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str
         ) from None
 
 
+def _of_efficientnet_pytorch(tensors: Mapping[str, Tensor], model: Any) -> dict[str, Tensor]:
+    """Tensors named as the package EfficientNet-PyTorch names them, by timm's names; others keep theirs."""
+    blocks = [(f"blocks.{s}.{b}.", block) for s, stage in enumerate(model.blocks) for b, block in enumerate(stage)]
+    names = dict(OUTSIDE_BLOCKS)
+    for number, (own, block) in enumerate(blocks):
+        order = EXPANDED if hasattr(block, "conv_pwl") else SEPARABLE
+        names |= {f"_blocks.{number}.{theirs}.": f"{own}{ours}." for theirs, ours in order.items()}
+    renamed = {}
+    for name, tensor in tensors.items():
+        beginning = next((each for each in names if name.startswith(each)), "")
+        renamed[names.get(beginning, "") + name.removeprefix(beginning)] = tensor
+    return renamed
+
+
 def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {name: tuple(each.shape) for name, each in tensors.items() if any(word in name for word in POSITIONS)}
 
@@ -180,6 +299,11 @@ def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
 def _check_name(architecture: str) -> None:
     if not timm.is_model(architecture):
         raise UnknownNameError("timm model", architecture, timm.list_models())
+    try:
+        timm.get_pretrained_cfg(architecture)
+    except RuntimeError:
+        tags = timm.list_pretrained(f"{architecture.partition('.')[0]}.*")
+        raise UnknownNameError("timm model with published weights", architecture, tags) from None
 
 
 def build(card: EncoderCard, state: EncoderState, checkpoint: Checkpoint | None) -> Encoder:

@@ -289,7 +289,7 @@ def pretrained(
         EvalfmError: a tensor is missing, of another shape or unknown, as those ``left_over`` are; names begin with
             ``prefix`` in the file ``origin``.
     """
-    with _quiet():
+    with quiet():
         try:
             model, report = kind.from_pretrained(
                 None,
@@ -359,7 +359,7 @@ def _differences(
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bar and no table: what they say is checked and said in one sentence."""
     logging: Any = library_logging
     level, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -130,6 +130,18 @@ EXPECTED: dict[str, Expected] = {
         value_range=(0.0, 255.0),
         small=96,
     ),
+    "efficientnet-lite0": Expected(
+        source="timm's model table less the classifier; the package's file",
+        pooled=1280,
+        pooling="gap",
+        parameters=4_652_008 - 1280 * 1000 - 1000,
+        maps=((24, 56), (40, 28), (112, 14), (320, 7)),
+        size=224,
+        resize="crop",
+        resize_to=256,  # floor(224 / .875)
+        statistics=HALF,
+        small=64,
+    ),
     "light-cnn": Expected(
         source="evalfm's own definition",
         pooled=256,

@@ -10,12 +10,16 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image as Pil
 from safetensors.torch import save_file
 from torch import Tensor
 
+from evalfm.data.images import Image
 from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
+
+from ..images import model_tensor
 
 
 def drawn(architecture: str, **arguments: Any) -> Any:
@@ -239,3 +243,65 @@ def test_the_mean_over_cells_of_a_model_with_channels_last(tmp_path: Path) -> No
         expected = model.forward_features(batch(224))
     assert expected.shape == (2, 7, 7, 96)
     assert same(encoder.encode(batch(224)).pooled, expected.mean((1, 2)))
+
+
+PUBLISHED = [
+    *("resnet10t.c3_in1k", "resnet18.a1_in1k", "mobilenetv3_small_050.lamb_in1k", "tf_efficientnet_lite0.in1k"),
+    *("efficientnet_b0.ra_in1k", "vit_tiny_patch16_224.augreg_in21k_ft_in1k", "deit_tiny_patch16_224.fb_in1k"),
+    *("deit_tiny_distilled_patch16_224.fb_in1k", "convnext_atto.d2_in1k", "convnextv2_atto.fcmae_ft_in1k"),
+    *("regnetx_002.pycls_in1k", "regnety_002.pycls_in1k", "edgenext_xx_small.in1k", "pvt_v2_b0.in1k"),
+    *("ghostnet_100.in1k", "lcnet_050.ra2_in1k", "mnasnet_small.lamb_in1k", "eva02_tiny_patch14_224.mim_in22k"),
+    *("xcit_nano_12_p8_224.fb_in1k", "swin_tiny_patch4_window7_224.ms_in1k", "test_vit.r160_in1k"),
+]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_any_published_name_is_timms_own_forward_with_its_own_data_configuration(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    whole = timm.create_model(name, pretrained=False).eval()
+    save_file({key: each.contiguous() for key, each in whole.state_dict().items()}, tmp_path / "w.safetensors")
+    encoder = load_encoder(f"timm:{name}", weights=tmp_path / "w.safetensors")
+    assert not encoder.random_weights
+    plain = timm.create_model(name, pretrained=False, num_classes=0).eval()
+    plain.load_state_dict({key: each for key, each in whole.state_dict().items() if key in plain.state_dict()})
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
+    grey = np.random.default_rng(0).integers(0, 256, (37, 53)).astype(np.uint8)
+    picture = Pil.fromarray(grey).resize((480, 350), Pil.Resampling.BICUBIC)
+    expected_input = transform(picture.convert("RGB"))
+    own = Image(np.asarray(picture, dtype=np.float32)[None] / 255, "unit-interval", 8, None, "drawn")
+    tensor, _ = model_tensor(encoder.preparer, own)
+    # An 8-bit library rounds to whole levels after each axis.
+    level = 1 / 255 / torch.tensor(encoder.preparer.facts.std)[:, None, None]
+    assert float(((tensor - expected_input) / level).abs().max()) < 2.5
+    with torch.no_grad():
+        expected = plain(expected_input[None])
+        stages = plain.forward_intermediates(expected_input[None], output_fmt="NCHW", intermediates_only=True)
+    features = encoder.encode(expected_input[None])
+    scale = float(expected.abs().max())
+    assert float((features.pooled - expected).abs().max()) <= 1e-5 * max(1.0, scale)
+    last = stages[encoder.card.map_layers[-1]]
+    assert features.maps[-1].shape[1:] == (*encoder.card.map_channels[-1:], *last.shape[2:])
+
+
+def test_published_weights_lie_where_timm_would_fetch_them() -> None:
+    card = find_card("timm:resnet50")
+    assert (card.weights.source, card.weights.repository) == ("hub", "timm/resnet50.a1_in1k")
+    assert (card.weights.revision, card.weights.unexpected_keys) == ("main", ("fc.*",))
+    assert (card.paradigm, card.licence, card.commercial_use) == ("label-supervised", "apache-2.0", "yes")
+    assert find_card("timm:vit_base_patch16_clip_224.openai").paradigm == "image-text"
+    assert find_card("timm:vit_small_patch14_dinov2.lvd142m").paradigm == "image-only"
+    assert find_card("timm:vit_small_patch14_dinov2.lvd142m").poolings == {"head": 384}
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("timm:resnet5", "Did you mean 'resnet50'"),
+        ("timm:resnet50.no_such_tag", "no timm model with published weights"),
+        ("random:resnet50.no_such_tag", "no timm model with published weights"),
+        ("timm:", "does not say which"),
+    ],
+)
+def test_a_name_that_timm_does_not_have(name: str, words: str) -> None:
+    with pytest.raises(EvalfmError, match=words):
+        find_card(name)
