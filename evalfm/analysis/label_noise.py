@@ -1,8 +1,8 @@
-"""Does the answer stand if labels are wrong: comparisons and verdicts anew on labels flipped at stated rates."""
+"""Does the answer stand if labels are wrong: comparisons anew on labels flipped at stated rates."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from typing import Any
@@ -10,10 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from evalfm.analysis.bias import Bias
 from evalfm.analysis.compare import ALPHA, of_cohort
 from evalfm.analysis.pairing import Paired, pair, pair_tables
-from evalfm.analysis.scores import LabelScores
 from evalfm.analysis.table import Line, TaskTable, plain_runs, task_tables
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
@@ -22,8 +20,6 @@ from evalfm.statistics.label_noise import auroc_ceiling, flip_labels
 from evalfm.tasks.kinds import Kind, kind_of
 
 DRAWS = 200
-BIAS_DRAWS = 40
-"""A subgroup report takes longer than a comparison."""
 TRIED = (0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.25)
 """Rates at which the order is looked for, the larger of the two; beyond the last nothing is said."""
 STANDS = 0.95
@@ -370,62 +366,3 @@ def _up_to(paired: Paired, kind: Kind, signs: dict[Pair, int], rates: FlipRates,
 
 def _name(line: Line) -> str:
     return " · ".join((line.encoder, line.head, *({line.adaptation} - {"frozen"})))
-
-
-@dataclass(frozen=True)
-class VerdictUnderNoise:
-    """A verdict of a subgroup report: whether the score is ``associated`` with a level, and in how many draws so."""
-
-    model: str
-    attribute: str
-    level: str
-    associated: bool
-    same: float
-    rates: str
-
-    @property
-    def sentence(self) -> str:
-        """What is found, in words."""
-        what = "associated" if self.associated else "not detected"
-        return f"{self.model}, {self.attribute} = {self.level}: {what}; so in {self.same:.0%} of draws at {self.rates}."
-
-
-def verdicts_under_noise(
-    scores: LabelScores,
-    report: Callable[[LabelScores], Bias],
-    rates: Sequence[FlipRates],
-    *,
-    draws: int = BIAS_DRAWS,
-    seed: int = 0,
-) -> list[VerdictUnderNoise]:
-    """How often the verdicts of ``report`` on ``scores`` are the same on flipped labels.
-
-    A missed positive among the negatives brings the attribute with it where the finding does: associations may appear
-    that are of the labels alone. What cannot be tested in a draw counts as not detected.
-
-    Raises:
-        EvalfmError: there is nothing to report on.
-    """
-    whole = _associations(report(scores))
-    found = []
-    for rate in rates:
-        generator, same = np.random.default_rng(seed), dict.fromkeys(whole, 0)
-        for _ in range(draws):
-            target = flip_labels(scores.target, rate.missed, rate.false, generator.random(len(scores.target)))
-            try:
-                now = _associations(report(replace(scores, target=target)))
-            except EvalfmError:
-                now = {}
-            for each, associated in whole.items():
-                same[each] += now.get(each, False) == associated
-        found += [
-            VerdictUnderNoise(scores.name, *each, associated, same[each] / draws, str(rate))
-            for each, associated in whole.items()
-        ]
-    return found
-
-
-def _associations(report: Bias) -> dict[tuple[str, str], bool]:
-    return {
-        (part.attribute, contrast.level): contrast.associated for part in report.parts for contrast in part.contrasts
-    }

@@ -10,8 +10,9 @@ import typer
 from evalfm.cli.console import print_rows
 
 if TYPE_CHECKING:
-    from evalfm.analysis.label_noise import FlipRates, LabelNoise, VerdictUnderNoise
+    from evalfm.analysis.label_noise import FlipRates, LabelNoise
     from evalfm.analysis.scores import LabelScores
+    from evalfm.analysis.verdict_noise import VerdictUnderNoise
     from evalfm.run import Run
 
 
@@ -52,7 +53,7 @@ def verdicts_of(
 ) -> list[VerdictUnderNoise]:
     """How often the verdicts on ``scores`` are the same at ``rates``; none without rates."""
     from evalfm.analysis.bias import bias
-    from evalfm.analysis.label_noise import verdicts_under_noise
+    from evalfm.analysis.verdict_noise import verdicts_under_noise
 
     return verdicts_under_noise(scores, lambda each: bias(each, by, adjust=adjust), rates) if rates else []
 

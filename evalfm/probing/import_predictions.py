@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 import evalfm
 from evalfm.cards import takes
@@ -25,13 +24,14 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.masks import decode, read_mask_file
 from evalfm.data.work_folders import recover
 from evalfm.errors import EvalfmError, shown
-from evalfm.features.tables import ConstantSource
-from evalfm.heads.head import Context, Examples, Fit, Head
+from evalfm.heads.head import Fit
 from evalfm.metrics.labels import DEFAULT_THRESHOLD
 from evalfm.metrics.registry import compute_metrics, plugins_of
 from evalfm.probing.cohort import load_cohort, matching_test
 from evalfm.probing.import_config import ImportPredictionsConfig
-from evalfm.probing.imported_table import ImportedPredictions, Placed, Placement, Role, own_folds, place, read_imported
+from evalfm.probing.imported_model import UNKNOWN, ImportedHead, imported_session
+from evalfm.probing.imported_rows import Placed, Placement, Role, own_folds, place
+from evalfm.probing.imported_table import ImportedPredictions, read_imported
 from evalfm.probing.labelled import SplitAssignment
 from evalfm.probing.operating import Operating
 from evalfm.probing.provenance import Stopwatch
@@ -45,7 +45,6 @@ from evalfm.probing.recording import (
     scored_of,
 )
 from evalfm.probing.scoring import Scores, dense_row, detected, pooled_columns
-from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, draw_splits
 from evalfm.progress import SILENT, Progress
 from evalfm.publishing import IfExists, check_writable, content_key, publishing, run_folder, write_run
@@ -53,48 +52,8 @@ from evalfm.record import IMPORTED, ImportedTable
 from evalfm.run import RECORD, WORK, Run
 from evalfm.tasks.cohort import Cohort
 
-UNKNOWN = "unknown"
 SUMS_TO_ONE = 1e-3
 """How far probabilities of exclusive classes may be from that."""
-
-
-class ImportedHead(Head):
-    """What stands for the head of imported predictions: no part of a model is here."""
-
-    name = IMPORTED
-    kinds = frozenset[str]()
-    needs = frozenset[str]()
-    deterministic = True
-
-    @property
-    def grid(self) -> dict[str, object]:
-        """Nothing that is known."""
-        return {}
-
-    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
-        """Nothing learns here."""
-        raise NotImplementedError
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Nothing."""
-        return {}
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Nothing predicts here."""
-        raise NotImplementedError
-
-
-class _NoFeatures(ConstantSource):
-    """In place of features, which predictions from elsewhere have none of; the key is that of what was imported."""
-
-    def __init__(self, manifest: Manifest, digest: str) -> None:
-        super().__init__(manifest)
-        self._digest = digest
-
-    @property
-    def key(self) -> str:
-        """Changes whenever a prediction does."""
-        return self._digest
 
 
 @takes(ImportPredictionsConfig)
@@ -238,19 +197,7 @@ class _Answers:
         # Each once, however many folds said it.
         self.cautions[:] = dict.fromkeys([*self._what_it_is(), *self.cautions])
         measured = TestResult({}, metrics, chosen_by_val(results), list(self.cautions))
-        session = EncoderSession(
-            config.name,
-            _NoFeatures(self.cohort.manifest, self.digest),
-            None,
-            {
-                "name": config.name,
-                "family": IMPORTED,
-                "paradigm": UNKNOWN,
-                "pretraining_data": [{"name": each, "what": "images or labels"} for each in config.pretraining_data],
-            },
-            devices=(UNKNOWN,),
-            precision=UNKNOWN,
-        )
+        session = imported_session(config, self.cohort.manifest, self.digest)
         recorded = {
             **config.split.model_dump(mode="json"),
             "baseline": False,

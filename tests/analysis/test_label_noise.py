@@ -13,8 +13,9 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from evalfm.analysis.bias import bias
 from evalfm.analysis.compare import compare
-from evalfm.analysis.label_noise import DRAWS, FlipRates, noise_of_runs, verdicts_under_noise
+from evalfm.analysis.label_noise import DRAWS, FlipRates, noise_of_runs
 from evalfm.analysis.scores import questions_of_run
+from evalfm.analysis.verdict_noise import verdicts_under_noise
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 from evalfm.statistics.comparison import holm
@@ -209,3 +210,19 @@ def test_the_command_line_says_it(tmp_path: Path) -> None:
     plain = json.loads(evalfm("compare", "runs", "--json", cwd=tmp_path).stdout)
     assert not any("label_noise" in each for each in plain)
     assert evalfm("compare", "runs", "--label-noise=2", cwd=tmp_path).returncode == 2
+
+
+def test_the_command_line_says_how_often_verdicts_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(verdicts_under_noise.__kwdefaults__, "draws", 2)
+    tube = np.random.default_rng(2).random(300) < 0.5
+    table = binary_table(signal(TARGET + 2.0 * tube, 1.5, 1), TARGET).assign(tube=np.where(tube, "yes", "no"))
+    make_run(tmp_path / "runs", table)
+    shown = evalfm("bias", "runs", "--by=tube", "--label-noise=.02", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "tube = yes: associated; so in 100% of draws at 2 %" in shown.stdout
+    (noise,) = json.loads(evalfm("bias", "runs", "--by=tube", "--label-noise=.02", "--json", cwd=tmp_path).stdout)[
+        "label_noise"
+    ]
+    assert (noise["level"], noise["associated"], noise["same"]) == ("yes", True, 1.0)
+    plain = json.loads(evalfm("bias", "runs", "--by=tube", "--json", cwd=tmp_path).stdout)
+    assert "label_noise" not in plain
