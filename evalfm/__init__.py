@@ -2,7 +2,7 @@
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
 `probe`, `ProbeConfig`, `predict`, `embed`, `load_encoder`, `load_task`, `load_data`, `load_study`,
-`run_study`, `find_runs`, `Run`, `Study`, `EvalfmError`.
+`run_study`, `find_runs`, `import_predictions`, `Run`, `Study`, `EvalfmError`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
     from evalfm.probing.embedding import embed as embed
+    from evalfm.probing.import_predictions import import_predictions as import_predictions
     from evalfm.probing.predict import predict as predict
     from evalfm.probing.probe import probe as probe
     from evalfm.run import Run as Run
@@ -38,6 +39,7 @@ _PUBLIC = {
     "Study": ("evalfm.study", "Study"),
     "embed": ("evalfm.probing.embedding", "embed"),
     "find_runs": ("evalfm.run", "find_runs"),
+    "import_predictions": ("evalfm.probing.import_predictions", "import_predictions"),
     "load_data": ("evalfm.data.manifest", "read_data"),
     "load_encoder": ("evalfm.encoders", "load_encoder"),
     "load_study": ("evalfm.study", "load_study"),

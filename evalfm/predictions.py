@@ -21,6 +21,19 @@ from evalfm.tasks.kinds.kind import LARGEST, Column
 PREDICTIONS = "predictions.parquet"
 EPISODES = "episodes.parquet"
 """In place of predictions, of a run of few-shot episodes."""
+LESIONS = "lesions.parquet"
+"""Beside predictions of masks; runs of older versions have none."""
+LESION_COLUMNS = {
+    "id": "object",
+    "finding": "object",
+    "lesion": "bool",
+    "matched": "bool",
+    "score": "float64",
+    "share": "float64",
+    "area_mm2": "float64",
+}
+"""Its columns, see ``metrics.lesions.lesion_rows``, with their types."""
+MOST_REGIONS = 1 << 24
 SPLITS = ("val", "test")
 
 
@@ -83,6 +96,63 @@ def read_episodes(folder: Path) -> pd.DataFrame:
             f"{path} cannot be read ({printable(_first_line(error))}); copy the whole run again, or make it again with "
             "--force."
         ) from None
+
+
+def read_lesions(folder: Path, data: DataSection) -> pd.DataFrame | None:
+    """Of the run of masks in ``folder`` a row for each lesion and each candidate of its test images; None without one.
+
+    Args:
+        folder: of the run.
+        data: what its record says of the data.
+
+    Raises:
+        EvalfmError: it is no Parquet, or holds what no run writes.
+    """
+    path = folder / LESIONS
+    if not path.is_file():
+        return None
+    try:
+        table = _lesions(path)
+        _check_lesions(table, data)
+    except Unfit as fault:
+        raise EvalfmError(
+            f"{path} is not what a run writes ({printable(str(fault))[:500]}); copy the whole run again, or make it "
+            "again with --force."
+        ) from None
+    return table
+
+
+def _lesions(path: Path) -> pd.DataFrame:
+    try:
+        check_parquet(path)
+        with pq.ParquetFile(path) as file:
+            rows, names = file.metadata.num_rows, file.schema_arrow.names
+        if sorted(names) == sorted(LESION_COLUMNS) and rows <= MOST_REGIONS:
+            return pd.read_parquet(path)[list(LESION_COLUMNS)].reset_index(drop=True)
+    except EvalfmError as error:
+        raise Unfit(str(error)) from None
+    except Exception as error:
+        # Whatever a damaged file makes the library raise is a fault of the file.
+        raise Unfit(f"no Parquet: {_first_line(error)}") from None
+    raise Unfit(f"it has {rows:,} rows and the columns {', '.join(names[:10])}")
+
+
+def _check_lesions(table: pd.DataFrame, data: DataSection) -> None:
+    for name in ("id", "finding"):
+        if not all(isinstance(each, str) for each in table[name]):
+            raise Unfit(f"the column {name!r} must hold a word in every row")
+    if not set(table["finding"]) <= set(data.class_names):
+        raise Unfit("the column 'finding' names what is no class of the run")
+    for name in ("lesion", "matched"):
+        if not pd.api.types.is_bool_dtype(table[name].dtype):
+            raise Unfit(f"the column {name!r} must hold true or false")
+    for column in (
+        Column("score", partly=True),
+        Column("share", low=0, high=1),
+        Column("area_mm2", low=0, partly=True),
+    ):
+        if column.wrong(numbers(table[column.name])).any():
+            raise Unfit(f"the column {column.name!r} must {column.must}")
 
 
 def read_flat(path: Path, most: int) -> pd.DataFrame:
@@ -158,7 +228,7 @@ def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
 def _check_columns(table: pd.DataFrame, name: str, data: DataSection) -> None:
     """What the kind of task, called ``name``, writes, what its operating points add, and the count of its findings."""
     kind, classes = kind_of(name), data.class_names
-    columns = [*kind.columns(classes), *([Column("threshold")] if kind.one_label else [])]
+    columns = [*kind.columns(classes), *([Column("threshold", partly=True)] if kind.one_label else [])]
     check_columns(table, columns, chosen_columns(classes))
     if kind.finding:
         tested = table[table["split"] == "test"]

@@ -17,7 +17,7 @@ from evalfm.cautions import BESIDE_FIGURES
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
-from evalfm.predictions import EPISODES, PREDICTIONS
+from evalfm.predictions import EPISODES, LESIONS, PREDICTIONS
 from evalfm.record import Record, write_record
 from evalfm.refits import REFITS
 from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK
@@ -101,8 +101,10 @@ def write_run(
     tensors: dict[str, Tensor],
     encoder: dict[str, Tensor] | None = None,
     refits: pd.DataFrame | None = None,
+    *,
+    lesions: pd.DataFrame | None = None,
 ) -> None:
-    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained, ``refits`` likewise.
+    """Write the files of a run into ``folder``, run.json last; ``encoder``, ``refits`` and ``lesions`` where there are.
 
     Of few-shot episodes ``predictions`` is their table, and nothing that was learnt is kept.
     """
@@ -113,6 +115,8 @@ def write_run(
     predictions.to_parquet(folder / (PREDICTIONS if record.episodes is None else EPISODES), index=False)
     if refits is not None:
         refits.to_parquet(folder / REFITS, index=False)
+    if lesions is not None:
+        lesions.to_parquet(folder / LESIONS, index=False)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
         if content or (name == HEAD and record.episodes is None):

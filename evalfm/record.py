@@ -26,6 +26,8 @@ from evalfm.tasks.kinds import BASE_TO_NOVEL, EPISODES, KINDS, KindName
 from evalfm.training.recipe import Adaptation
 
 SCHEMA = 2
+IMPORTED = "imported"
+"""Head of a run whose predictions another program made."""
 LARGEST = 1e100
 """No figure of a run is larger; sums and squares of what is smaller stay finite."""
 MOST_BYTES = 256 << 20
@@ -68,10 +70,13 @@ class LoadedEncoder(EncoderOptions, WholeSection):
 
 
 class RunConfig(EvaluationOptions, TrainingOptions, HeadOptions, SplitOptions, WholeSection):
-    """The options of a run, enough to run it again; ``seed`` is the run's own."""
+    """The options of a run, enough to run it again; ``seed`` is the run's own.
+
+    Of imported predictions nobody knows what was trained.
+    """
 
     baseline: bool
-    adaptation: Adaptation
+    adaptation: Adaptation | Literal["unknown"]  # type: ignore[assignment]
     heads: tuple[str, ...] | None = None
     seed: Count
     encoder: LoadedEncoder = LoadedEncoder()
@@ -285,6 +290,13 @@ class RefitSection(RecordSection):
         return self
 
 
+class ImportedTable(RecordSection):
+    """The table that predictions were imported from: its file's name without its folder, and its SHA-256."""
+
+    file: Word
+    sha256: Word
+
+
 class Provenance(RecordSection):
     """Where, when and with what a run was made; no host name, user or path.
 
@@ -296,6 +308,7 @@ class Provenance(RecordSection):
             was measured: no maps, few of them, or the way was chosen.
         feature_path: precision, compilation and device class with which the features were computed, in one word.
         batch_size: images per call of the encoder; None where it was not called. Results do not depend on it.
+        imported: the table that the predictions came from; None where evalfm made them.
     """
 
     versions: dict[str, str]
@@ -313,6 +326,7 @@ class Provenance(RecordSection):
     map_costs: MapCosts | None = None
     feature_path: str | None = None
     batch_size: int | None = None
+    imported: ImportedTable | None = None
 
 
 class Record(RecordSection):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
-from evalfm.predictions import read_episodes, read_predictions
+from evalfm.predictions import read_episodes, read_lesions, read_predictions
 from evalfm.record import Record, read_record
 from evalfm.refits import read_refits
 from evalfm.statistics.estimate import Estimate
@@ -142,6 +142,14 @@ class Run:
         if section is None or not section.numbers:
             return {}
         return read_refits(self.folder, self.kind, self.record.data, section.numbers, self.test_predictions())
+
+    def lesions(self) -> pd.DataFrame | None:
+        """Of masks a row for each lesion and each candidate of the test images; None where the run has none.
+
+        Raises:
+            EvalfmError: the table is damaged.
+        """
+        return read_lesions(self.folder, self.record.data)
 
     def episodes(self) -> pd.DataFrame:
         """Of few-shot episodes one row each: ``episode, shots, macro_auroc``, lists ``support`` and ``query`` of ids.

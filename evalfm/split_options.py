@@ -55,8 +55,8 @@ class Association:
         return cls(match["attribute"], strength)
 
 
-class DataOptions(CardModel):
-    """Which images are measured, and how they are split."""
+class CohortOptions(CardModel):
+    """Which images are tested, whoever predicts on them."""
 
     data: Annotated[
         Text | None,
@@ -78,6 +78,17 @@ class DataOptions(CardModel):
         Field(ge=1, description="At most so many images, in proportion from each split and class."),
         Option(SPLIT),
     ] = None
+
+    @model_validator(mode="after")
+    def _one_test_set(self) -> CohortOptions:
+        if self.folds and (self.test_where or self.test_data):
+            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
+        return self
+
+
+class DataOptions(CohortOptions):
+    """Which images are measured, and how they are split."""
+
     val_shots: Annotated[
         int | None,
         Field(ge=1, description="With --shots, at most so many val images per class, never more than shots."),
@@ -155,8 +166,6 @@ class SplitOptions(SubsetOptions, DataOptions):
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> SplitOptions:
-        if self.folds and (self.test_where or self.test_data):
-            raise ValueError("folds test every image once, so they do not go with test_where or test_data")
         if self.shots and self.label_fraction:
             raise ValueError("shots and label_fraction both choose the training images; give one")
         if self.base_to_novel and (self.folds or self.test_data or self.associate):

@@ -57,10 +57,10 @@ def test_the_page_runs_from_top_to_bottom(
                 assert program == "evalfm"
                 done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
                 assert done.exit_code == 0, f"{line}\n{done.output}"
-    assert commands == 23
+    assert commands == 26
     runs = find_runs(tmp_path / "runs")
     made = {run.encoder for run in runs}
-    assert made >= {"my-resnet", "stripes", "precomputed", "hog"}
+    assert made >= {"my-resnet", "stripes", "precomputed", "hog", "brightness"}
     assert {run.task for run in runs if run.encoder == "hog"} == {"ptx-men", "ptx-cls", "ptx-benefit"}
     assert {(run.encoder, run.task) for run in runs if run.head == "lda"} == {
         ("hog", "ptx-cls"),

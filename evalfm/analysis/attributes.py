@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.metrics.lesions import COUNTS
 from evalfm.metrics.mask_scores import MaskScores
 from evalfm.metrics.metric import CALIBRATED, THRESHOLD
 
@@ -21,6 +22,7 @@ OWN = {"id", "patient", "split", "fold", "target", "threshold", "prediction", "h
 OF_CLASSES = (
     *("score_", "target_", f"{THRESHOLD}_", f"{CALIBRATED}_"),
     *(f"{field.name}_" for field in fields(MaskScores)),
+    *(f"{what}_" for what in COUNTS),
     *("prediction_rle_", "visible_lesion_fraction_", "oracle_dice_"),
 )
 """How columns begin that a class or a mask has of its own; they end in its name."""

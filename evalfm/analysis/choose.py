@@ -324,7 +324,8 @@ def worst_stratum(run: Run, metric: str) -> str | None:
     """
     table = run.test_predictions()
     kind, names = run.kind, tuple(run.record.data.class_names)
-    whole = pair_tables(kind, metric, [table], names)
+    lesions = [run.lesions()]
+    whole = pair_tables(kind, metric, [table], names, lesions=lesions)
     found: list[tuple[float, str]] = []
     for name in declared(table, names):
         try:
@@ -335,7 +336,7 @@ def worst_stratum(run: Run, metric: str) -> str | None:
         for number, level in enumerate(attribute.levels):
             stratum = table[attribute.codes == number].reset_index(drop=True)
             try:
-                of = pair_tables(kind, metric, [stratum], names)
+                of = pair_tables(kind, metric, [stratum], names, lesions=lesions)
             except EvalfmError:
                 continue
             # The note names the classes left out.

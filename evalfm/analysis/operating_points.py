@@ -94,7 +94,9 @@ def chosen_in_words(runs: Sequence[Run]) -> str:
     chosen = [each for run in runs for each in run.record.chosen.each]
     thresholds = sorted(value for each in chosen for value in each.thresholds.values() if value is not None)
     temperatures = sorted(value for each in chosen for value in each.temperatures.values() if value is not None)
-    words = f"{_rule(runs[0])} on val, {_range(thresholds)}"
+    rule = _rule(runs[0])
+    given = rule.replace(".", "", 1).isdecimal()
+    words = f"{rule}, not chosen on val" if given else f"{rule} on val, {_range(thresholds)}"
     return f"{words}; temperature {_range(temperatures)}" if temperatures else words
 
 

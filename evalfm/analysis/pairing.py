@@ -146,12 +146,13 @@ def pair(lines: Sequence[Line], metric: str | None = None, average_over: Average
     name = metric or usual_metric(first).name
     names = tuple(first.record.data.class_names)
     truth = kind_of(kind).truth_columns(names)
-    tables = []
+    tables, lesions = [], []
     for run in (run for line in lines for run in line.runs):
         tables.append(_tested(run))
+        lesions.append(run.lesions())
         _check(first, start, run, tables[-1], truth)
     try:
-        of_runs = pair_tables(kind, name, tables, names, first.record.data.unit, average_over)
+        of_runs = pair_tables(kind, name, tables, names, first.record.data.unit, lesions, average_over)
     except UnknownNameError:
         raise
     except EvalfmError as error:
@@ -168,14 +169,19 @@ def pair_tables(
     tables: Sequence[pd.DataFrame],
     class_names: tuple[str, ...],
     unit: str = "patients",
+    lesions: Sequence[pd.DataFrame | None] | None = None,
     average_over: AverageOver = "image",
 ) -> PairedRuns:
-    """The metric ``name`` of test predictions of the same images in the same order.
+    """The metric ``name`` of test predictions of the same images in the same order; of masks with their ``lesions``.
 
     Raises:
         EvalfmError: the metric is none, cannot be paired, or there are too few patients for it.
     """
-    every = [measurable(kind, Scored(table, class_names, unit == "patients"), [name]) for table in tables]
+    beside = lesions or [None] * len(tables)
+    every = [
+        measurable(kind, Scored(table, class_names, unit == "patients", lesions=regions), [name])
+        for table, regions in zip(tables, beside, strict=True)
+    ]
     found = {each: metric.contrast for each, (metric, _) in every[0].items()}
     able = [*(metric.name for metric in _pairable(kind, name)), *(each for each, contrast in found.items() if contrast)]
     contrast = found.get(name)

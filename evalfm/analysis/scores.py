@@ -82,7 +82,8 @@ def scores_of_run(of: Run | Predictions, label: str | None = None, *, model: str
         )
     table = table[question.known].reset_index(drop=True)
     # Of several labels each has its own.
-    threshold_column = next((name for name in (f"threshold_{label_name}", "threshold") if name in table), None)
+    columns = (name for name in (f"threshold_{label_name}", "threshold") if name in table)
+    threshold_column = next((name for name in columns if table[name].notna().any()), None)
     model = model or found.model
     return LabelScores(
         model if kind.one_label else f"{model} · {label_name}",

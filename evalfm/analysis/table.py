@@ -21,7 +21,9 @@ from evalfm.statistics.estimate import Estimate
 SHOWN_METRICS = 3
 """So many of a task's metrics a table shows, the primary first, and what must stand beside them (`Metric.beside`)."""
 
-OF_EVERY_LINE: frozenset[Code] = frozenset({"synthetic", "patients-unknown", "contamination", "overlapping-episodes"})
+OF_EVERY_LINE: frozenset[Code] = frozenset(
+    {"synthetic", "patients-unknown", "contamination", "contamination-unknown", "overlapping-episodes"}
+)
 """Codes of cautions that hold of a whole table."""
 
 

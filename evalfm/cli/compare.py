@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from evalfm.cli.console import emit_json
+from evalfm.cli.label_noise import noise_of, noise_rates, print_noise
 from evalfm.errors import EvalfmError, UnknownNameError
 
 if TYPE_CHECKING:
@@ -51,6 +52,13 @@ def compare(
             "--test-data are B.",
         ),
     ] = False,
+    label_noise: Annotated[
+        str | None,
+        typer.Option(
+            help="Compare again on labels that are wrong at this rate, such as .05, or .1/.02 for missed positives and "
+            "false positives; several with commas between."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which encoders are really better: paired differences to the best, corrected for every pair.
@@ -69,6 +77,8 @@ def compare(
         evalfm compare runs --head best-by-val --average-over patient
 
         evalfm compare runs-on-a runs-on-b --external
+
+        evalfm compare runs --task ptx-cls --label-noise .05,.1/.02
     """
     from evalfm.analysis.across import across_tasks
     from evalfm.analysis.compare import compare as comparisons
@@ -79,6 +89,7 @@ def compare(
         _compare_external(runs, head, over, json, task=task, metric=metric, refused=[cohort, margin, reference])
         return
     chosen, heads = of_head(runs_in(runs), head)
+    rates = noise_rates(label_noise)
     tables = comparisons(
         chosen,
         task=task,
@@ -89,17 +100,20 @@ def compare(
         average_over=over,
         heads=heads,
     )
+    noise = noise_of(chosen, rates, task=task, cohort=cohort, metric=metric)
     together = across_tasks(tables)
     if json:
         emit_json(
             [
                 *(table.to_json() for table in tables),
+                *({"label_noise": each.to_json()} for each in noise),
                 *([{"across_tasks": together.to_json()}] if together else []),
             ]
         )
         return
     for table in tables:
         print_comparison(table)
+    print_noise(noise)
     if together is not None:
         print_across(together)
 

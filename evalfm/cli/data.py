@@ -13,6 +13,7 @@ from evalfm.cli.console import Bars, emit_json, print_rows, refuse_folder, split
 from evalfm.cli.options import Verbs, configured
 from evalfm.data.config import ImportConfig, JoinConfig, TableMapping
 from evalfm.errors import EvalfmError, UnknownNameError
+from evalfm.probing.import_config import ImportPredictionsConfig
 
 app = Verbs(help="Import, check, split, compare, make and register data sets.", no_args_is_help=True)
 
@@ -348,3 +349,48 @@ def overlap(
         typer.echo(f"{count} of {len(first)} images of {first.folder} have their patients now.")
     elif len(table) and out is None:
         typer.echo("Next: --out pairs.csv writes them; --drop-from-train keeps test images out of train.")
+
+
+@app.command("import-predictions")
+@configured(ImportPredictionsConfig)
+def import_predictions(
+    table: Annotated[
+        Path, typer.Argument(help="CSV or Parquet with a row per image; of masks also a folder of PNG or NPY files.")
+    ],
+    options: dict[str, Any],
+    json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+) -> None:
+    """Make a run of any model's predictions: compare, choose, bias and report read it like evalfm's own.
+
+    Rows name images by id. Test images are those of a probe with the same options; each needs a row. A column split
+    says what the model saw (rows of train are dropped), val rows choose thresholds, and fold is which model predicted.
+    Masks are run lengths, or files named by the image's id, in a folder for each class where there are several.
+
+    Examples:
+
+        evalfm data import-predictions scores.csv --task ptx-cls --data build/nih --name "our CNN"
+
+        evalfm data import-predictions scores.csv --task density --data build/vindr --name ours --score A=p_a
+        --score B=p_b --score C=p_c --score D=p_d
+
+        evalfm data import-predictions masks/ --task ptx-seg --data build/siim --name nnU-Net
+
+        evalfm data import-predictions oof.parquet --task edema --data build/nih --folds 5 --name gbm --score prob
+    """
+    from evalfm.cli.console import print_runs
+    from evalfm.probing.import_predictions import import_predictions as make
+
+    config = ImportPredictionsConfig.checked(**options)
+    run = make(table, progress=Bars(), **options)
+    if json:
+        from evalfm.analysis.table import task_tables
+        from evalfm.cli.console import table_json
+
+        emit_json([table_json(each) for each in task_tables([run])])
+        return
+    print_runs([run])
+    for caution in run.record.cautions:
+        if caution.code in ("imported", "threshold"):
+            typer.echo(f"  {caution}")
+    typer.echo(str(run.folder))
+    typer.echo(f"Next: evalfm compare {config.out}")

@@ -156,7 +156,8 @@ def draw(kind: str, skill: float, seed: int = 0, patients: int = 120, truth: int
         prediction = target + (1 - skill) * (1.5 * noise.normal(size=n) + 0.5)
         return Scored(table.assign(target=target, prediction=prediction), names, True)
     if kind == "segmentation":
-        return Scored(table.assign(**_masks(people, noise, skill, n)), names, True)
+        table = table.assign(id=[f"i{each:05}" for each in range(n)], **_masks(people, noise, skill, n))
+        return Scored(table, names, True, lesions=_lesions(table, noise, skill))
     if kind in ("binary", "multilabel"):
         for name in names:
             # What can be known of the image, of which the label is drawn.
@@ -200,7 +201,25 @@ def _masks(people: np.random.Generator, noise: np.random.Generator, skill: float
         "score": 1 / (1 + np.exp(-noise.normal(size=n) - 2 * skill * there)),
         "distance_unit": np.where(np.arange(n) % 4 < 2, "mm", "pixels"),
     }
+    columns |= {
+        "lesions": there + there * (np.arange(n) % 2),
+        "lesions_found": hit * 1.0,
+        "false_positives": noise.poisson(1.5 * (1 - skill), n).astype(float),
+    }
     return {f"{name}_heart": values for name, values in columns.items()}
+
+
+def _lesions(table: pd.DataFrame, noise: np.random.Generator, skill: float) -> pd.DataFrame:
+    """Rows that agree with the counts of ``_masks``; candidates that hit have the higher scores."""
+    rows = []
+    counts = table[["id", "lesions_heart", "lesions_found_heart", "false_positives_heart"]]
+    for name, lesions, found, false in counts.itertuples(index=False):
+        for lesion, matched, times in ((True, True, found), (True, False, lesions - found), (False, False, false)):
+            for _ in range(int(times)):
+                score = noise.normal(2 * skill * matched)
+                rows.append((name, "heart", lesion, matched, NAN if lesion > matched else score, 0.01, NAN))
+    columns = ["id", "finding", "lesion", "matched", "score", "share", "area_mm2"]
+    return pd.DataFrame(rows, columns=columns).astype({"lesion": bool, "matched": bool, "score": float})
 
 
 def hopeless(kind: str) -> list[Scored]:

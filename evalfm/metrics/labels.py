@@ -36,6 +36,7 @@ from evalfm.statistics.shares import Share
 
 DEFAULT_THRESHOLD = 0.5
 """Threshold of probabilities where none was chosen on validation data."""
+NO_THRESHOLD = "no threshold: none was given or chosen on val, and scores outside [0, 1] have no usual one"
 EXCLUSIVE = ("multiclass", "ordinal")
 
 EVERY_TABLE: tuple[Table, ...] = ("subgroups", "strata of a report", "operating points")
@@ -74,6 +75,8 @@ def _counted(statistic: Counted, of: Of, undefined: str, threshold: float | None
         label, patients = rows.label, rows.patients
         if threshold == DEFAULT_THRESHOLD and not rows.probable:
             return Estimate.absent(NO_PROBABILITIES, n=patients.behind(), unit=rows.unit)
+        if threshold is None and not rows.has_threshold:
+            return Estimate.absent(NO_THRESHOLD, n=patients.behind(), unit=rows.unit)
         counts = classification.call_columns(
             label, rows.score, rows.beside(THRESHOLD) if threshold is None else threshold
         )

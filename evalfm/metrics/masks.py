@@ -12,7 +12,9 @@ from evalfm.metrics.metric import Better, Measure, Metric, mean_among, share_amo
 from evalfm.metrics.ranking import measured_auroc
 from evalfm.metrics.rows import Masks, Question
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.froc import froc_statistic
 from evalfm.statistics.intervals import Measured
+from evalfm.statistics.resampling import FromRows, Positions, over_folds, ratio, sums_over_folds
 
 SEGMENTATION = ("segmentation",)
 NO_LESION = "no image has a lesion"
@@ -28,9 +30,12 @@ def _of_masks(
     beside: tuple[str, ...] = (),
     words: str = "",
     paired: bool = True,
+    needs: str | None = None,
 ) -> Metric:
     """Plain where a run has one class, else of each."""
-    return Metric(name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, words=words, paired=paired)
+    return Metric(
+        name, SEGMENTATION, measure, SEGMENTATION, unit, better, beside, needs=needs, words=words, paired=paired
+    )
 
 
 def _with_lesion(what: str) -> Measure:
@@ -61,6 +66,39 @@ def _nsd(rows: Masks) -> Measured | Estimate:
 
 def _image_auroc(rows: Masks) -> Measured | Estimate:
     return measured_auroc(Question(rows.scored, rows.name, rows.lesion.astype(np.float64), rows.column("score")))
+
+
+def _lesion_sensitivity(rows: Masks) -> Measured:
+    counts = np.stack([rows.column("lesions"), rows.column("lesions_found")], axis=1)
+    statistic = sums_over_folds(counts, rows.patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+    return Measured(statistic, rows.patients.behind(counts[:, 0] > 0), NO_LESION)
+
+
+def _froc(rows: Masks) -> Measured | Estimate:
+    """Mean sensitivity over false positives an image, where candidates have scores."""
+    regions, patients = rows.regions, rows.patients
+    there = None if regions is None else regions[regions["lesion"]]
+    if regions is None or there is None:
+        return Estimate.absent("the run has no lesions.parquet", n=patients.count, unit=rows.unit)
+    false = regions[~regions["lesion"] & ~regions["matched"]]
+    if there["score"][there["matched"]].isna().any() or false["score"].isna().any():
+        reason = "masks have no scores: there is one operating point and no curve"
+        return Estimate.absent(reason, n=patients.count, unit=rows.unit)
+
+    def build(some: Positions) -> FromRows:
+        mine, others = (each[np.isin(each["row"], some)] for each in (there, false))
+        return froc_statistic(
+            patients.codes[some],
+            patients.codes[mine["row"]],
+            mine["score"].to_numpy(np.float64),
+            patients.codes[others["row"]],
+            others["score"].to_numpy(np.float64),
+            patients.count,
+        )
+
+    images = np.zeros(len(patients.codes), dtype=bool)
+    images[there["row"]] = True
+    return Measured(over_folds(patients, build), patients.behind(images), NO_LESION)
 
 
 def _count(among: Among) -> Measure:
@@ -114,7 +152,19 @@ METRICS = (
     _of_masks("hd95_pixels", _distance("hd95", "pixels"), unit="pixels", better="lower"),
     _of_masks("nsd_pixels", _distance("nsd", "pixels")),
     _of_masks("nsd", _nsd),
-    _of_masks("image_auroc", _image_auroc),
+    # Imported masks have no probabilities that would rank images.
+    _of_masks("image_auroc", _image_auroc, needs="score"),
+    _of_masks("lesion_sensitivity", _lesion_sensitivity, needs="lesions", beside=("false_positives_per_image",)),
+    # An empty mask has none.
+    _of_masks(
+        "false_positives_per_image",
+        lambda rows: mean_among(rows, rows.column("false_positives"), undefined="no image"),
+        needs="lesions",
+        unit="regions",
+        better="lower",
+        beside=("lesion_sensitivity",),
+    ),
+    _of_masks("froc_score", _froc, needs="lesions", words="FROC score"),
     *(
         _of_masks(
             name,

@@ -34,6 +34,7 @@ class Scored:
         seed: of the resamples.
         resamples: how many.
         fewest_patients: AUROC needs so many with a positive and with a negative image.
+        lesions: of masks a row for each lesion and candidate (``predictions.LESION_COLUMNS``); None where unknown.
     """
 
     table: pd.DataFrame
@@ -42,6 +43,7 @@ class Scored:
     seed: int = 0
     resamples: int = RESAMPLES
     fewest_patients: int = FEWEST_PATIENTS
+    lesions: pd.DataFrame | None = None
 
     @property
     def unit(self) -> str:
@@ -177,6 +179,11 @@ class Question(Rows):
         """Whether the scores are probabilities."""
         return probable(self.score)
 
+    @property
+    def has_threshold(self) -> bool:
+        """Whether there is an operating threshold of any image; imported scores may have none."""
+        return not np.isnan(self.scored.of_class("threshold", self.name)[self.known]).all()
+
     def beside(self, what: str) -> Values:
         """The column ``what`` of the question, [n].
 
@@ -254,6 +261,17 @@ class Masks(Rows):
         """Images whose predicted mask is not empty, bool [N]."""
         return self.column("area_predicted") > 0
 
+    @cached_property
+    def regions(self) -> pd.DataFrame | None:
+        """The lesions and candidates of these images; ``row`` is the image of each. None where nobody knows them."""
+        every = self.scored.lesions
+        if every is None:
+            return None
+        mine = every[every["finding"] == self.name]
+        place = {name: row for row, name in enumerate(self.scored.table["id"].tolist())}
+        row = np.array([place.get(name, -1) for name in mine["id"].tolist()], dtype=np.intp)
+        return mine.assign(row=row)[row >= 0]
+
 
 @dataclass(frozen=True)
 class SeveralMasks(Rows):
@@ -300,7 +318,7 @@ def labels(scored: Scored) -> Questions:
         learnt = ~np.isnan(score)
         every = np.where(learnt, label, np.nan)
         absent = (
-            "the label has one class only in train or in val"
+            "the label has no score: one class only in train or in val, or not predicted"
             if not learnt.any()
             else "the label is unknown on every image"
             if np.isnan(every).all()

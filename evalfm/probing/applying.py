@@ -29,6 +29,7 @@ from evalfm.probing.restoring import by_fold, trained_sources
 from evalfm.probing.scoring import dense_row, pooled_columns
 from evalfm.probing.session import TABLES, EncoderSession, open_session
 from evalfm.progress import Progress
+from evalfm.record import IMPORTED
 from evalfm.run import HEAD, Run
 from evalfm.tasks.kinds import kind_of
 from evalfm.tasks.task import TaskCard
@@ -121,8 +122,12 @@ def check_applicable(run: Run) -> None:
     """Refuse a run that left no head for new images.
 
     Raises:
-        EvalfmError: its classes were tried in halves, or it is of few-shot episodes.
+        EvalfmError: its classes were tried in halves, it is of few-shot episodes, or its predictions were imported.
     """
+    if run.head == IMPORTED:
+        raise EvalfmError(
+            f"{run.folder} holds imported predictions and no model; predict with the model that made them."
+        )
     if run.record.episodes is not None:
         raise EvalfmError(f"{run.folder} is of few-shot episodes, each with a head of its own; none is kept.")
     if run.record.config.base_to_novel:

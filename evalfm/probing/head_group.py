@@ -31,6 +31,7 @@ from evalfm.probing.recording import (
     TestResult,
     fold_encoders,
     fold_tensors,
+    lesions_table,
     make_record,
     measured_by,
     predictions_table,
@@ -294,10 +295,11 @@ class RunBuilder:
     ) -> None:
         assignment = self.assignment
         table, rows = predictions_table(assignment.cohort, assignment.test, results)
-        measured = measured_by(assignment, head, results, table, halves=self.group.config.base_to_novel)
+        lesions = lesions_table(results, table)
+        measured = measured_by(assignment, head, results, table, lesions, halves=self.group.config.base_to_novel)
         again = refits_table(assignment.cohort, assignment.test, results)
         with self._publishing(head, measured, folder, key, seconds, refits) as (work, record):
-            write_run(work, record, table, fold_tensors(results), fold_encoders(results), again)
+            write_run(work, record, table, fold_tensors(results), fold_encoders(results), refits=again, lesions=lesions)
             # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
 

@@ -20,6 +20,7 @@ from evalfm.metrics.metric import Metric
 from evalfm.metrics.registry import compute_metrics, metric_of, plugins_of
 from evalfm.metrics.rows import Scored
 from evalfm.plugins import PlugIn
+from evalfm.predictions import LESION_COLUMNS
 from evalfm.probing.labelled import SplitAssignment, images_digest
 from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
@@ -90,6 +91,8 @@ def predictions_table(
             ("val", (cohort, result.split.val), result.scores.val),
             ("test", tested, result.scores.test),
         ):
+            if not len(positions):
+                continue
             who = public_table(of_split.manifest, of_split.rows[positions]).reset_index(drop=True)
             who["split"] = name
             if result.split.fold is not None:
@@ -113,6 +116,23 @@ def refits_table(cohort: Cohort, test: Cohort | None, results: Sequence[HeadResu
     return pd.concat(pieces, ignore_index=True).sort_values(REFIT, kind="stable", ignore_index=True)
 
 
+def lesions_table(results: Sequence[HeadResult], table: pd.DataFrame) -> pd.DataFrame | None:
+    """Of masks a row for each lesion and candidate of the test images of ``table``, the predictions; None of others.
+
+    ``results`` stand in the order in which they are in ``table``; an image goes by the id that it has there.
+    """
+    tested = table["split"] == "test"
+    pieces, start = [], 0
+    if any(result.scores.lesions is None for result in results):
+        return None
+    ids = table["id"][tested].to_numpy(dtype=object)
+    for result in results:
+        found = pd.DataFrame(result.scores.lesions, columns=["row", *list(LESION_COLUMNS)[1:]])
+        pieces.append(found.assign(id=ids[start + found["row"].to_numpy(np.intp)]))
+        start += len(result.scores.test)
+    return pd.concat(pieces, ignore_index=True)[list(LESION_COLUMNS)].astype(LESION_COLUMNS)
+
+
 def fold_tensors(results: Sequence[HeadResult]) -> dict[str, Tensor]:
     """What the heads learnt, named ``fold0.weight`` where there are folds."""
     return _by_fold(results, [result.tensors for result in results])
@@ -134,17 +154,27 @@ def _by_fold(results: Sequence[HeadResult], each: Sequence[dict[str, Tensor]]) -
 
 
 def measured_by(
-    assignment: SplitAssignment, head: Head, results: Sequence[HeadResult], table: pd.DataFrame, *, halves: bool
+    assignment: SplitAssignment,
+    head: Head,
+    results: Sequence[HeadResult],
+    table: pd.DataFrame,
+    lesions: pd.DataFrame | None = None,
+    *,
+    halves: bool,
 ) -> TestResult:
     """What ``results`` came to; metrics are computed from the test rows of ``table`` alone."""
-    cohort, tested = assignment.cohort, assignment.test or assignment.cohort
-    scored = Scored(
-        table[table["split"] == "test"].reset_index(drop=True), cohort.class_names, tested.manifest.patients_known
-    )
+    cohort, scored = assignment.cohort, scored_of(assignment, table, lesions)
     kind = (BASE_TO_NOVEL if halves else cohort.kind).name
     metrics = compute_metrics(kind, scored, named=cohort.task.metrics)
     by_template = _by_template(cohort.task, scored, results)
-    return TestResult(head.grid, metrics, _chosen(results), _fit_cautions(cohort, results), by_template)
+    return TestResult(head.grid, metrics, chosen_by_val(results), _fit_cautions(cohort, results), by_template)
+
+
+def scored_of(assignment: SplitAssignment, table: pd.DataFrame, lesions: pd.DataFrame | None = None) -> Scored:
+    """The test rows of predictions, and their lesions where these are masks, as metrics read them."""
+    tested = assignment.test or assignment.cohort
+    rows = table[table["split"] == "test"].reset_index(drop=True)
+    return Scored(rows, assignment.cohort.class_names, tested.manifest.patients_known, lesions=lesions)
 
 
 def make_record(
@@ -287,7 +317,7 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
     }
 
 
-def _chosen(results: Sequence[HeadResult]) -> Chosen:
+def chosen_by_val(results: Sequence[HeadResult]) -> Chosen:
     """What val decided; a list with one entry per fold where there are folds."""
     each = [
         {

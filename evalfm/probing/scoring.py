@@ -16,6 +16,7 @@ from evalfm.features.source import FeatureSource
 from evalfm.heads.head import DenseHead, Examples, PooledHead
 from evalfm.heads.text.classifier import ZeroShotHead
 from evalfm.heads.trained import TrainedDenseHead, predict_dense
+from evalfm.metrics.lesions import lesion_counts, lesion_rows, match_lesions
 from evalfm.metrics.mask_scores import PixelHistogram, image_scores
 from evalfm.probing.operating import Operating
 from evalfm.progress import Progress
@@ -31,12 +32,14 @@ class Scores:
         val, test: one row per image with the kind's columns, in the order of the examples.
         operating: thresholds and temperatures that val chose; of masks the pixel threshold of each class.
         by_template: of a zero-shot head the scores of the test images by each template alone, [N, K].
+        lesions: of masks a row for each lesion and candidate of the test images, whose ``row`` is the image's place.
     """
 
     val: pd.DataFrame
     test: pd.DataFrame
     operating: Operating
     by_template: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    lesions: list[dict[str, object]] | None = None
 
 
 def score_pooled(
@@ -61,7 +64,7 @@ def pooled_columns(
     columns = {each.name: score for each, score in zip(kind.score.of(names), scores.T, strict=True)}
     if target is None:
         return pd.DataFrame(columns)
-    truth = zip(kind.truth_columns(names), target.reshape(len(target), -1).T, strict=True)
+    truth = zip(kind.truth_columns(names), (target if target.ndim > 1 else target[:, None]).T, strict=True)
     return pd.DataFrame({**dict(truth), **columns})
 
 
@@ -109,18 +112,27 @@ def score_dense(
         {name: histogram[index].best_threshold() for index, name in enumerate(names)} for histogram in histograms
     ]
     tables: list[list[pd.DataFrame]] = [[] for _ in heads]
+    lesions: list[list[dict[str, object]]] = [[] for _ in heads]
     for label, split in (("val", val), ("test", test)):
         rows: list[list[dict[str, object]]] = [[] for _ in heads]
         for row, probabilities in progress.track(_in_step(heads, split.examples), f"scoring {label}", len(split)):
             truth = split.truth(row)
             for lines, probability, chosen in zip(rows, probabilities, thresholds, strict=True):
                 lines.append(dense_row(probability, truth, chosen, split.spacing_mm(row), task.nsd_tolerance_mm))
+            if label == "test":
+                for lines, regions, probability, chosen in zip(rows, lesions, probabilities, thresholds, strict=True):
+                    counts, found = detected(probability, truth, chosen, split.spacing_mm(row), len(lines) - 1)
+                    lines[-1].update(counts)
+                    regions += found
             limits = resolution_limits(split.examples.source, row, truth, names)
             for lines in rows:
                 lines[-1].update(limits)
         for table, lines in zip(tables, rows, strict=True):
             table.append(pd.DataFrame(lines))
-    return [Scores(table[0], table[1], Operating(chosen)) for table, chosen in zip(tables, thresholds, strict=True)]
+    return [
+        Scores(table[0], table[1], Operating(chosen), lesions=found)
+        for table, chosen, found in zip(tables, thresholds, lesions, strict=True)
+    ]
 
 
 def dense_row(
@@ -144,6 +156,29 @@ def dense_row(
         row[f"threshold_{name}"] = threshold
     height, width = probability.shape[-2:]
     return row | {"height": height, "width": width}
+
+
+def detected(
+    probability: Tensor,
+    truth: NDArray[np.bool_],
+    thresholds: dict[str, float],
+    spacing_mm: tuple[float, float] | None,
+    row: int,
+    *,
+    scored: bool = True,
+) -> tuple[dict[str, object], list[dict[str, object]]]:
+    """How many lesions of one image are found, as columns of its row, and a row for each lesion and candidate.
+
+    Where nothing but a mask is known, candidates are not ``scored``.
+    """
+    columns: dict[str, object] = {}
+    rows: list[dict[str, object]] = []
+    for index, (name, threshold) in enumerate(thresholds.items()):
+        scores = probability[index].numpy()
+        match = match_lesions(scores >= threshold, truth[index], scores if scored else None)
+        columns |= {f"{what}_{name}": count for what, count in lesion_counts(match).items()}
+        rows += [{"row": row, "finding": name, **each} for each in lesion_rows(match, scores.size, spacing_mm)]
+    return columns, rows
 
 
 def resolution_limits(

@@ -14,6 +14,7 @@ from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.probing.labelled import rows_digest
 from evalfm.probing.splits.association import CURVE
+from evalfm.record import IMPORTED
 from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, Study
@@ -84,6 +85,8 @@ def _grouped(runs: Sequence[Run]) -> dict[tuple[str, ...], list[Run]]:
         reason = None
         if run.is_baseline or not kind_of(run.record.task.kind).has_finding:
             reason = "is a baseline, or has no yes-or-no label"
+        elif run.head == IMPORTED:
+            reason = "was imported; there is no model here to probe"
         elif run.adaptation != "frozen":
             reason = f"trained its encoder ({run.adaptation}); frozen features are needed"
         elif kind in (None, "code", "card-file"):

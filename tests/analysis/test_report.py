@@ -121,7 +121,7 @@ def test_radiographs_are_shown_where_the_run_drew_them_and_else_the_reason(tmp_p
     assert len(open_set.pictures) == 1
     (closed,) = sections([masks(tmp_path / "closed", shown=False)])
     assert not closed.pictures
-    assert closed.absent[0] == "Images with outlines: the licence of the data does not let pixels be shown."
+    assert "Images with outlines: the licence of the data does not let pixels be shown." in closed.absent
 
 
 def test_the_spread_of_dice_is_of_radiographs_with_the_finding(tmp_path: Path) -> None:

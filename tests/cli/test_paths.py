@@ -80,6 +80,8 @@ BASE: dict[str, list[str]] = {
     "data make": ["what=phantom", "--out={out}", "--images=1", "--size=64"],
     "data relocate": ["folder={data}", "root={images}"],
     "data register": ["folder={data}", "--name=squares"],
+    "data import-predictions": ["table={run}/predictions.parquet", "--task=square", "--data={data}", "--name=theirs",
+                                "--out={out}"],
 }  # fmt: skip
 """A call of each verb that would go well."""
 
@@ -108,6 +110,7 @@ data check: folder
 data split: folder official
 data register: folder
 data relocate: folder root
+data import-predictions: table task data test_data
 """
 WRITTEN_FOLDER = """
 demo: out
@@ -119,6 +122,7 @@ report: csv
 data import: out
 data split: export
 data make: out
+data import-predictions: out
 """
 WRITTEN_FILE = """
 bias: html markdown
@@ -132,8 +136,8 @@ WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address
 study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
-compare: task head metric reference cohort average_over
-bias: by adjust task label target score patient lesion_area device
+compare: task head metric reference cohort average_over label_noise
+bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
 choose: task max_params licence cohort average_over
 report: task title
@@ -147,6 +151,7 @@ data import: class_folders label_kinds levels mask_unknown mask_values unknown_w
 data split: stratify test_where
 data make: what dial
 data register: name
+data import-predictions: name where test_where score join_on threshold pretraining_data
 """
 
 

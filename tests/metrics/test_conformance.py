@@ -256,6 +256,30 @@ def hit(of: Masks) -> float:
     return float((table.loc[true, "dice_heart"] > 0).mean()) if true.any() else NAN
 
 
+def froc(of: Masks) -> float:
+    """Every threshold tried at every rate, image by image."""
+    here = set(of.scored.table["id"])
+    rows = [each for each in of.scored.lesions.to_dict("records") if each["id"] in here]
+    there = [each for each in rows if each["lesion"]]
+    if not there:
+        return NAN
+    best = []
+    for rate in (0.125, 0.25, 0.5, 1, 2, 4, 8):
+        shares = [0.0]
+        for threshold in {each["score"] for each in rows if each["score"] == each["score"]}:
+            wrong = [x for x in rows if not x["lesion"] and not x["matched"] and x["score"] >= threshold]
+            if len(wrong) / len(here) <= rate:
+                shares.append(np.mean([each["matched"] and each["score"] >= threshold for each in there]))
+        best.append(max(shares))
+    return float(np.mean(best))
+
+
+def found_share(of: Masks) -> float:
+    table = of.scored.table
+    total = table["lesions_heart"].sum()
+    return float(table["lesions_found_heart"].sum() / total) if total else NAN
+
+
 OF_MASKS: dict[str, Callable[[Masks], float]] = {
     "dice_positive": lambda of: among(of, "dice", lesion),
     "dice_all": lambda of: among(of, "dice", lambda table: table["dice"] >= 0),
@@ -267,6 +291,9 @@ OF_MASKS: dict[str, Callable[[Masks], float]] = {
     "nsd_mm": lambda of: among(of, "nsd", either, "mm"),
     "nsd_pixels": lambda of: among(of, "nsd", either, "pixels"),
     "nsd": lambda of: among(of, "nsd", either),
+    "lesion_sensitivity": found_share,
+    "false_positives_per_image": lambda of: among(of, "false_positives", lambda table: table["dice"] >= 0),
+    "froc_score": froc,
     "image_auroc": lambda of: area(of.lesion, of.column("score")),
     "empty_predictions": lambda of: images(of, True, False),
     "empty_truths": lambda of: images(of, False, True),

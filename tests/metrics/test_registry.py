@@ -28,7 +28,15 @@ IMAGES = 240
 LOWER = {
     *("mae", "rmse", "brier", "brier_calibrated", "log_loss", "log_loss_calibrated"),
     *("calibration_rms", "calibration_rms_calibrated"),
-    *("fraction_missed", "false_positive_area", "hd95_mm", "hd95_pixels", "empty_predictions", "empty_truths"),
+    *(
+        "fraction_missed",
+        "false_positive_area",
+        "false_positives_per_image",
+        "hd95_mm",
+        "hd95_pixels",
+        "empty_predictions",
+        "empty_truths",
+    ),
 }
 NEAR = {"calibration_slope": 1.0, "calibration_intercept": 0.0, "bias": 0.0, "limits_low": 0.0, "limits_high": 0.0}
 ANY = {
@@ -42,7 +50,15 @@ PAIRED = {
     "multiclass": (*OF_CLASSES, "log_loss"),
     "ordinal": ("quadratic_kappa", *OF_CLASSES),
     "base-to-novel": ("harmonic_mean", "accuracy_base", "accuracy_novel"),
-    "segmentation": ("dice_positive", "dice_all", "iou_positive", "hd95_mm", "nsd_mm", "fraction_missed"),
+    "segmentation": (
+        "dice_positive",
+        "dice_all",
+        "iou_positive",
+        "hd95_mm",
+        "fraction_missed",
+        "lesion_sensitivity",
+        "froc_score",
+    ),
     "regression": ("mae", "rmse", "r2", "pearson", "ccc", "spearman"),
 }
 """Some of what can be paired."""
@@ -69,6 +85,8 @@ def scored(kind: str, classes: tuple[str, ...]) -> Scored:
                 for which in ("true", "predicted")
             }
             values = {f"{what}_{name}": draw.random(IMAGES) for what in ("dice", "iou", "hd95", "nsd", "score")}
+            values |= {f"{what}_{name}": draw.integers(1, 4, IMAGES) for what in ("lesions", "false_positives")}
+            values[f"lesions_found_{name}"] = values[f"lesions_{name}"] - draw.integers(0, 2, IMAGES)
             table = table.assign(
                 **areas, **values, **{f"distance_unit_{name}": np.where(draw.random(IMAGES) < 0.5, "mm", "pixels")}
             )

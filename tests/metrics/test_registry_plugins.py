@@ -234,7 +234,9 @@ def test_a_name_that_reads_as_that_of_a_class_is_refused_to_who_asks(
 def test_two_figures_of_one_name_are_refused(install: Callable[..., Callable[[], None]]) -> None:
     install(**{"far": "FAR", "far_away": "AWAY"})
     scored = draw("segmentation", 0.5)
-    other = scored.table.rename(columns=lambda name: name.replace("_heart", "_away_heart")).drop(columns="patient")
+    other = scored.table.rename(columns=lambda name: name.replace("_heart", "_away_heart")).drop(
+        columns=["patient", "id"]
+    )
     both = replace(scored, table=scored.table.join(other), class_names=("heart", "away_heart"))
     assert {"far_heart", "far_away_heart"} <= set(measurable("segmentation", both, ["far"]))
     with pytest.raises(EvalfmError, match="of these predictions are called 'far_away_heart'; rename a class or"):

@@ -8,6 +8,7 @@ from contextlib import suppress
 from evalfm.analysis.pairing import usual_metric
 from evalfm.errors import EvalfmError
 from evalfm.metrics.labels import DELONG
+from evalfm.record import IMPORTED
 from evalfm.run import Run
 
 SUBGROUPS = ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b")
@@ -30,10 +31,17 @@ LEFT_TO_AUTHORS = (
 def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     """How the figures came about, in plain sentences; what the records say, and whether pairs were ``compared``."""
     records = [run.record for run in runs]
-    encoders = sorted({run.encoder for run in runs if not run.is_baseline})
+    elsewhere = sorted({run.encoder for run in runs if run.head == IMPORTED})
+    made = [run for run in runs if run.head != IMPORTED]
+    encoders = sorted({run.encoder for run in made if not run.is_baseline})
     baselines = sorted({run.encoder for run in runs if run.is_baseline})
     data = sorted({f"{each.data.test_name} (licence: {each.data.licence})" for each in records})
     sentences = [f"Features of {_listed(encoders) or 'no encoder'} were evaluated on {_listed(data)}."]
+    if elsewhere:
+        sentences.append(
+            f"Predictions of {_listed(elsewhere)} were made elsewhere and imported: what was trained, chosen and seen "
+            "there is unknown, and what follows of training and choices is not of them."
+        )
     if any(record.provenance.synthetic for record in records):
         sentences.append("At least one data set is synthetic: its figures say nothing about patients.")
     if any(record.provenance.random_weights for record in records):
@@ -53,11 +61,12 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         sentences.append(
             f"{where} are out of fold ({_listed(map(str, folds))} folds); intervals exclude the variance of training."
         )
-    heads = sorted({f"{run.head} ({run.adaptation})" for run in runs if not run.is_baseline})
-    sentences.append(
-        f"Heads and what of the encoder was trained: {_listed(heads)}; what was chosen of hyper-parameters, epochs and "
-        "thresholds was chosen on val alone."
-    )
+    heads = sorted({f"{run.head} ({run.adaptation})" for run in made if not run.is_baseline})
+    if heads:
+        sentences.append(
+            f"Heads and what of the encoder was trained: {_listed(heads)}; what was chosen of hyper-parameters, epochs "
+            "and thresholds was chosen on val alone."
+        )
     seeds = sorted({record.config.seed for record in records})
     if len(seeds) > 1:
         drawn = any(record.config.draws_subsets for record in records)
@@ -134,8 +143,9 @@ def _software(runs: Sequence[Run]) -> str:
         for name, version in run.record.provenance.versions.items():
             versions.setdefault(name, set()).add(version)
     software = [f"{name} {' and '.join(sorted(found))}" for name, found in versions.items()]
-    devices = sorted({f"{each.record.provenance.device}, {each.record.provenance.precision}" for each in runs})
-    return f"Software: {_listed(software) or 'not recorded'}; run on {_listed(devices)}."
+    made = [each.record.provenance for each in runs if each.head != IMPORTED]
+    devices = sorted({f"{each.device}, {each.precision}" for each in made})
+    return f"Software: {_listed(software) or 'not recorded'}; run on {_listed(devices) or 'nothing here'}."
 
 
 def _listed(words: Iterable[str]) -> str:

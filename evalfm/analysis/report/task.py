@@ -30,6 +30,7 @@ from evalfm.analysis.report.details import (
     templates_table,
 )
 from evalfm.analysis.report.few_labels import labels_of, more_labels, more_shots
+from evalfm.analysis.report.lesions import froc_chart, lesions_table
 from evalfm.analysis.report.subgroups import add_subgroups
 from evalfm.analysis.report.tables import Seeded, Signed, Table, Value, table
 from evalfm.analysis.shortcuts import decodability, shortcut_curves
@@ -309,6 +310,17 @@ def _dice(made: TaskReport, shown: Sequence[Line]) -> None:
             _add(made, heading, charts.spread(f"Dice of {each}", rows))
 
 
+def _lesions(made: TaskReport, shown: Sequence[Line]) -> None:
+    for each in shown[0].runs[0].record.data.class_names:
+        heading = f"Lesions of {each}"
+        with made.part(heading):
+            found = lesions_table(f"{made.anchor}-lesions-{each}", shown, each)
+            if found is None:
+                made.absent.append(f"{heading}: the runs are of a version that did not count them; make them again.")
+            _add_table(made, heading, found)
+            _add(made, f"{heading}: FROC, with each run's own threshold as a dot", froc_chart(shown, each))
+
+
 def _errors(made: TaskReport, shown: Sequence[Line]) -> None:
     with made.part("Predicted minus true"):
         tables = [(charts.name_of(line), line.runs[0].test_predictions()) for line in shown]
@@ -333,6 +345,7 @@ PARTS: dict[str, Callable[[TaskReport, Sequence[Line]], None]] = {
     "calibration": _calibration,
     "decisions": _decisions,
     "dice": _dice,
+    "lesions": _lesions,
     "errors": _errors,
     "labels": partial(_areas, heading="AUROC of each label"),
     "classes": partial(_areas, heading="AUROC of each class against the others"),

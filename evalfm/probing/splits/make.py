@@ -27,13 +27,23 @@ def make_splits(cohort: Cohort, options: SplitOptions, split_seed: int = 0, subs
         EvalfmError: train, val or test is empty, train or val holds one class only, there are fewer images than
             shots, or an association cannot be made.
     """
+    splits = draw_splits(cohort, options, split_seed, subset_seed)
+    # Episodes have checked their classes, and have no val.
+    return splits if options.episodes else [_learnable(split, cohort) for split in splits]
+
+
+def draw_splits(cohort: Cohort, options: SplitOptions, split_seed: int = 0, subset_seed: int = 0) -> list[Split]:
+    """The same, whether or not a head could learn from train and choose on val: a model from elsewhere has done both.
+
+    Raises:
+        EvalfmError: the cohort cannot be split so.
+    """
     given = SplitInput(cohort, options, split_seed, subset_seed)
     splits: list[Split] = []
     for kind in KINDS:
         if kind.applies(options):
             splits = kind.split(splits, given)
-    # Episodes have checked their classes, and have no val.
-    return splits if options.episodes else [_learnable(split, cohort) for split in splits]
+    return splits
 
 
 def limited(cohort: Cohort, limit: int | None) -> Cohort:

@@ -15,7 +15,7 @@ SEGMENTATION = Kind(
     beside=(Column("dice_{}", low=0, high=1),),
     errors="masks",
     picture="overlays",
-    parts=("dice",),
+    parts=("dice", "lesions"),
     baselines=("constant",),
     baseline_heads=("all-empty", "mean-mask"),
 )
