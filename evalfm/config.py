@@ -24,6 +24,7 @@ Maps = Literal["auto", "store", "stream"]
 Executor = Literal["local", "ray"]
 Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
+REFITS = 20
 EPISODE_HEADS = ("linear", "prototypes", "knn")
 EPISODE_RECIPE: dict[str, Any] = {"probe_start": False, "epochs": 10, "least_steps": 100}
 """In place of the recipe of an adaptation: a support has no val to choose a probe on."""
@@ -149,6 +150,24 @@ class EvaluationOptions(CardModel):
         Field(gt=0, description="With --episodes, C of the linear head, which no val can choose there; 1 by default."),
         Option(FEW, in_key=False),
     ] = None
+    refits: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1000,
+            description="Refits of a head that fits in seconds, each on resampled patients of train and val, so that "
+            "comparisons count training variance; 0 for none.",
+        ),
+        Option(HEADS, in_key=False),
+    ] = REFITS
+    refit_choice: Annotated[
+        bool,
+        Field(
+            description="Fit every C (or k, or penalty) again in each refit for val to choose; else only the one it "
+            "chooses among the run's own."
+        ),
+        Option(HEADS, in_key=False),
+    ] = False
     baselines: Annotated[
         Baselines,
         Field(
@@ -295,6 +314,10 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             choose_threshold([0, 1], [0, 1], self.threshold)
         if self.strength and not (self.episodes and self.adaptation == "frozen" and "linear" in self.episode_heads):
             raise ValueError("strength is the C of the head linear in episodes on frozen features; leave it out")
+        if self.refits == 1:
+            raise ValueError("one refit has no variance; take refits of 2 or more, or 0 for none")
+        if self.refit_choice and not self.refits:
+            raise ValueError("refit_choice is what refits choose; leave it out, or take refits of 2 or more")
         if self.episodes and self.threshold != THRESHOLD_RULE:
             raise ValueError("episodes have no val to pick a threshold on; leave threshold out")
         # That of another adaptation, or of none, is refused here.

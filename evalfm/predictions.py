@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,24 @@ EPISODES = "episodes.parquet"
 SPLITS = ("val", "test")
 
 
-class _Unfit(Exception):
+class Unfit(Exception):
     """A table that is not what its record says, in words."""
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """``path``, a file of a run, whose faults are said with the remedy.
+
+    Raises:
+        EvalfmError: it is not there, or was found unfit.
+    """
+    again = "copy the whole run again, or make it again with --force"
+    if not path.is_file():
+        raise EvalfmError(f"{path.parent} has no {path.name}; {again}.")
+    try:
+        yield path
+    except Unfit as fault:
+        raise EvalfmError(f"{path} is not what its run.json says ({printable(str(fault))[:500]}); {again}.") from None
 
 
 def read_predictions(folder: Path, kind: str, data: DataSection) -> pd.DataFrame:
@@ -38,21 +55,13 @@ def read_predictions(folder: Path, kind: str, data: DataSection) -> pd.DataFrame
     Raises:
         EvalfmError: it is not there, is no Parquet, or has other rows, columns or values than the record says.
     """
-    path = folder / PREDICTIONS
-    if not path.is_file():
-        raise EvalfmError(f"{folder} has no {PREDICTIONS}; copy the whole run again, or make it again with --force.")
-    try:
-        table = _read(path, data)
+    with whole_file(folder / PREDICTIONS) as path:
+        table = read_flat(path, most=data.splits.test.images + data.splits.val.images * (data.folds or 1))
         _check_rows(table, data)
         _check_columns(table, kind, data)
-    except _Unfit as fault:
-        raise EvalfmError(
-            f"{path} is not what its run.json says ({printable(str(fault))[:500]}); copy the whole run again, or make "
-            "it again with --force."
-        ) from None
     for name in table.columns:
         # Of attributes: what is no number that one can reckon with is unknown.
-        wild = np.abs(_numbers(table[name])) > LARGEST
+        wild = np.abs(numbers(table[name])) > LARGEST
         if wild.any():
             table[name] = table[name].mask(wild)
     return table
@@ -76,9 +85,12 @@ def read_episodes(folder: Path) -> pd.DataFrame:
         ) from None
 
 
-def _read(path: Path, data: DataSection) -> pd.DataFrame:
-    """The table, once its size and columns are known to be those of a run."""
-    sizes = data.splits
+def read_flat(path: Path, most: int) -> pd.DataFrame:
+    """The table of words and numbers, once it is known to have no more than ``most`` rows.
+
+    Raises:
+        Unfit: it has more, is no Parquet, or holds anything else.
+    """
     try:
         check_parquet(path)
         file = pq.ParquetFile(path)
@@ -88,23 +100,23 @@ def _read(path: Path, data: DataSection) -> pd.DataFrame:
         raise
     except Exception as error:
         # Whatever a damaged file makes the library raise is a fault of the file.
-        raise _Unfit(f"no Parquet: {_first_line(error)}") from None
+        raise Unfit(f"no Parquet: {_first_line(error)}") from None
     # Before anything is read: a small file may declare any number of rows.
-    if rows > sizes.test.images + sizes.val.images * (data.folds or 1):
-        raise _Unfit(f"it has {rows:,} rows, more than val and test hold images")
+    if rows > most:
+        raise Unfit(f"it has {rows:,} rows, more than the record counts")
     if len(set(schema.names)) < len(schema.names):
-        raise _Unfit("a column stands twice")
+        raise Unfit("a column stands twice")
     for field in schema:
         if pa.types.is_nested(field.type) or isinstance(field.type, pa.BaseExtensionType):
-            raise _Unfit(f"the column {field.name!r} holds {str(field.type)[:40]}, no words or numbers")
+            raise Unfit(f"the column {field.name!r} holds {str(field.type)[:40]}, no words or numbers")
     try:
         table = pd.read_parquet(path)
     except Exception as error:
-        raise _Unfit(f"damaged: {_first_line(error)}") from None
+        raise Unfit(f"damaged: {_first_line(error)}") from None
     table = table.reset_index(drop=True)
     table.columns = [printable(str(name)) for name in table.columns]
     if len(set(table.columns)) < len(table.columns):
-        raise _Unfit("a column stands twice")
+        raise Unfit("a column stands twice")
     for name in table.columns:
         column = table[name]
         if isinstance(column.dtype, pd.CategoricalDtype):
@@ -122,56 +134,74 @@ def _printable_words(column: pd.Series) -> pd.Series:
 
 def _check_rows(table: pd.DataFrame, data: DataSection) -> None:
     """Who is in the table: names, splits and folds, as many as the record counts."""
-    _need(table, ["id", "patient", "split", *(["fold"] if data.folds else [])])
+    need(table, ["id", "patient", "split", *(["fold"] if data.folds else [])])
     for name in ("id", "patient", "split"):
         if not all(isinstance(each, str) for each in table[name]):
-            raise _Unfit(f"the column {name!r} must hold a word in every row")
+            raise Unfit(f"the column {name!r} must hold a word in every row")
     if not table["split"].isin(SPLITS).all():
-        raise _Unfit("the column 'split' must say val or test")
+        raise Unfit("the column 'split' must say val or test")
     if "fold" in table:
         if not data.folds:
-            raise _Unfit("it has folds and the record none")
-        if Column("fold", classes=data.folds).wrong(_numbers(table["fold"])).any():
-            raise _Unfit(f"the column 'fold' must hold numbers from 0 to {data.folds - 1}")
+            raise Unfit("it has folds and the record none")
+        if Column("fold", classes=data.folds).wrong(numbers(table["fold"])).any():
+            raise Unfit(f"the column 'fold' must hold numbers from 0 to {data.folds - 1}")
     test = table[table["split"] == "test"]
     size = data.splits.test
     if len(test) != size.images:
-        raise _Unfit(f"it has {len(test)} test rows of {size.images} test images")
+        raise Unfit(f"it has {len(test)} test rows of {size.images} test images")
     if test["id"].duplicated().any():
-        raise _Unfit("an image is tested twice")
+        raise Unfit("an image is tested twice")
     if data.patients_known and test["patient"].nunique() != size.patients:
-        raise _Unfit(f"it tests {test['patient'].nunique()} patients of {size.patients}")
+        raise Unfit(f"it tests {test['patient'].nunique()} patients of {size.patients}")
 
 
 def _check_columns(table: pd.DataFrame, name: str, data: DataSection) -> None:
     """What the kind of task, called ``name``, writes, what its operating points add, and the count of its findings."""
     kind, classes = kind_of(name), data.class_names
     columns = [*kind.columns(classes), *([Column("threshold")] if kind.one_label else [])]
-    _need(table, [each.name for each in columns])
-    beside = [Column(f"threshold_{each}", partly=True) for each in classes]
-    beside += [Column(f"calibrated_{each}", low=0, high=1, partly=True) for each in classes]
-    for column in (*columns, *(each for each in beside if each.name in table)):
-        values = table[column.name]
-        if values.notna().any() and not pd.api.types.is_numeric_dtype(values.dtype):
-            raise _Unfit(f"the column {column.name!r} must hold numbers")
-        if (np.abs(_numbers(values)) > LARGEST).any():
-            raise _Unfit(f"the column {column.name!r} holds a number without bounds")
-        if column.wrong(_numbers(values)).any():
-            raise _Unfit(f"the column {column.name!r} must {column.must}")
+    check_columns(table, columns, chosen_columns(classes))
     if kind.finding:
         tested = table[table["split"] == "test"]
         count = int(kind.positive(tested, classes).sum())
         if count != data.splits.test.positive_images:
-            raise _Unfit(f"{count} test images have the finding, and {data.splits.test.positive_images} by the record")
+            raise Unfit(f"{count} test images have the finding, and {data.splits.test.positive_images} by the record")
 
 
-def _need(table: pd.DataFrame, names: Sequence[str]) -> None:
+def chosen_columns(classes: Sequence[str]) -> list[Column]:
+    """What the operating points of ``classes`` add, where there are some."""
+    beside = [Column(f"threshold_{each}", partly=True) for each in classes]
+    return [*beside, *(Column(f"calibrated_{each}", low=0, high=1, partly=True) for each in classes)]
+
+
+def check_columns(table: pd.DataFrame, columns: Sequence[Column], beside: Sequence[Column]) -> None:
+    """Refuse cells that no run writes in ``columns``, which must be there, and ``beside``, which may.
+
+    Raises:
+        Unfit: says what is wrong.
+    """
+    need(table, [each.name for each in columns])
+    for column in (*columns, *(each for each in beside if each.name in table)):
+        values = table[column.name]
+        if values.notna().any() and not pd.api.types.is_numeric_dtype(values.dtype):
+            raise Unfit(f"the column {column.name!r} must hold numbers")
+        if (np.abs(numbers(values)) > LARGEST).any():
+            raise Unfit(f"the column {column.name!r} holds a number without bounds")
+        if column.wrong(numbers(values)).any():
+            raise Unfit(f"the column {column.name!r} must {column.must}")
+
+
+def need(table: pd.DataFrame, names: Sequence[str]) -> None:
+    """Refuse a table that lacks a column of ``names``.
+
+    Raises:
+        Unfit: names them.
+    """
     absent = [name for name in names if name not in table]
     if absent:
-        raise _Unfit(f"it has no column {', '.join(map(repr, absent[:5]))}")
+        raise Unfit(f"it has no column {', '.join(map(repr, absent[:5]))}")
 
 
-def _numbers(column: pd.Series) -> NDArray[np.float64]:
+def numbers(column: pd.Series) -> NDArray[np.float64]:
     """As float64, NaN where there is none or it is a word."""
     if not pd.api.types.is_numeric_dtype(column.dtype):
         return np.full(len(column), np.nan)

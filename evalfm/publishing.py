@@ -19,6 +19,7 @@ from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.predictions import EPISODES, PREDICTIONS
 from evalfm.record import Record, write_record
+from evalfm.refits import REFITS
 from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK
 
 if TYPE_CHECKING:
@@ -99,8 +100,9 @@ def write_run(
     predictions: pd.DataFrame,
     tensors: dict[str, Tensor],
     encoder: dict[str, Tensor] | None = None,
+    refits: pd.DataFrame | None = None,
 ) -> None:
-    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained.
+    """Write the files of a run into ``folder``, run.json last; ``encoder`` where it was trained, ``refits`` likewise.
 
     Of few-shot episodes ``predictions`` is their table, and nothing that was learnt is kept.
     """
@@ -109,6 +111,8 @@ def write_run(
     predictions = predictions.copy(deep=False)
     predictions.attrs = {MARK: _mark(record)}
     predictions.to_parquet(folder / (PREDICTIONS if record.episodes is None else EPISODES), index=False)
+    if refits is not None:
+        refits.to_parquet(folder / REFITS, index=False)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
         if content or (name == HEAD and record.episodes is None):

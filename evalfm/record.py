@@ -144,7 +144,11 @@ class SplitSizes(RecordSection):
 
 
 class DataSection(RecordSection):
-    """The data of a run: sources, classes, folds, and sizes of the splits."""
+    """The data of a run: sources, classes, folds, and sizes of the splits.
+
+    Attributes:
+        pool: training images of the rarest class, from which few-shot subsets were drawn; None for all other runs.
+    """
 
     name: Word
     class_names: list[Word]
@@ -158,6 +162,7 @@ class DataSection(RecordSection):
     folds: Annotated[int, Field(ge=2)] | None
     splits: SplitSizes
     redistributable_images: bool
+    pool: Count | None = None
 
     @property
     def unit(self) -> str:
@@ -256,6 +261,30 @@ class EpisodeSection(RecordSection):
     query_from: str
 
 
+class RefitSection(RecordSection):
+    """Refits of the head on resampled patients of train and val, whose test predictions lie beside the run's.
+
+    Attributes:
+        numbers: of the draws; a draw is decided by its number and the patients' ids.
+        looked_at: draws that were looked at: those without a class that the run learnt are not used.
+        chosen_again: whether every candidate was fitted again in each refit for the drawn val to choose among; else
+            the drawn val chose among the run's own, and that one was fitted again. A refit's threshold and
+            temperature are always chosen on the drawn val by its own scores.
+        learns: False of a head that learns nothing, so that no other training sample would change it.
+    """
+
+    numbers: Annotated[list[Annotated[int, Field(ge=0, le=1 << 14)]], Field(max_length=1 << 12)]
+    looked_at: Count
+    chosen_again: bool = False
+    learns: bool = True
+
+    @model_validator(mode="after")
+    def _distinct(self) -> RefitSection:
+        if len(set(self.numbers)) < len(self.numbers):
+            raise ValueError("a draw stands twice among the numbers of refits")
+        return self
+
+
 class Provenance(RecordSection):
     """Where, when and with what a run was made; no host name, user or path.
 
@@ -301,6 +330,7 @@ class Record(RecordSection):
         exclusions: how many images were left out of the cohort, by reason.
         prompts: of a head that reads text; None for the others.
         episodes: of few-shot episodes, over which the one metric is a mean; None for all other runs.
+        refits: of heads that fit in seconds, or learn nothing; None for all other runs, and those of older versions.
     """
 
     schema_version: Literal[2] = Field(2, alias="schema")
@@ -318,6 +348,7 @@ class Record(RecordSection):
     exclusions: Exclusions
     prompts: PromptSection | None = None
     episodes: EpisodeSection | None = None
+    refits: RefitSection | None = None
 
     @model_validator(mode="after")
     def _belong_together(self) -> Record:

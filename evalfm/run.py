@@ -2,7 +2,8 @@
 
 A folder holds ``run.json`` (:mod:`evalfm.record`: configuration, cards, choices, figures with intervals, provenance,
 but nothing private), ``predictions.parquet`` (one row per val and test image, from which every comparison is made)
-and ``head.safetensors``, with ``encoder.safetensors`` where the encoder was trained. Runs are read here and written
+and ``head.safetensors``, with ``encoder.safetensors`` where the encoder was trained and ``refits.parquet`` where the
+head was fitted again on resampled patients of train and val. Runs are read here and written
 by :mod:`evalfm.publishing`; reading needs no torch.
 """
 
@@ -20,6 +21,7 @@ from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.predictions import read_episodes, read_predictions
 from evalfm.record import Record, read_record
+from evalfm.refits import read_refits
 from evalfm.statistics.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -127,6 +129,19 @@ class Run:
         """The rows of ``predictions`` that are of test, numbered from 0."""
         table = self.predictions()
         return table[table["split"] == "test"].reset_index(drop=True)
+
+    def refits(self) -> dict[int, pd.DataFrame]:
+        """``test_predictions`` as refits on resampled patients of train and val answer them, by the number of the draw.
+
+        Empty where the run holds none.
+
+        Raises:
+            EvalfmError: the table is gone, or not what the record says.
+        """
+        section = self.record.refits
+        if section is None or not section.numbers:
+            return {}
+        return read_refits(self.folder, self.kind, self.record.data, section.numbers, self.test_predictions())
 
     def episodes(self) -> pd.DataFrame:
         """Of few-shot episodes one row each: ``episode, shots, macro_auroc``, lists ``support`` and ``query`` of ids.

@@ -12,9 +12,7 @@ TESTS = Path(__file__).parent
 PACKAGE = TESTS.parent / "evalfm"
 
 KEPT = {
-    ("analysis/test_sentences.py", "_verdict"): "a sentence per contrast; to be public as `verdict`",
     ("probing/test_erasing.py", "_places"): "where the control lies on each image; to be public as `places_of`",
-    ("statistics/test_permutation.py", "_CELLS"): "size of a block; to be public as `CELLS`",
     ("encoders/test_blocks.py", "_pos_embed"): "timm's own",
     ("encoders/test_blocks.py", "_forward_pre_hooks"): "torch's own",
 }

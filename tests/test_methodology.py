@@ -6,8 +6,8 @@ import importlib.util
 import inspect
 from pathlib import Path
 
-from evalfm.heads.linear import RidgeHead
 from evalfm.heads.registry import built_in_heads
+from evalfm.heads.ridge import RidgeHead
 from evalfm.training.recipe import ADAPTATIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -31,7 +31,7 @@ def test_the_defaults_are_those_of_the_code():
 def test_the_table_changes_with_the_code(monkeypatch):
     module = writer()
     page = module.PAGE.read_text(encoding="utf-8")
-    monkeypatch.setattr("evalfm.heads.linear.RidgeHead.grid", property(lambda head: {"alpha": [1.0]}))
+    monkeypatch.setattr("evalfm.heads.ridge.RidgeHead.grid", property(lambda head: {"alpha": [1.0]}))
     assert module.written(page) != page
 
 

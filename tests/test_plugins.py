@@ -159,7 +159,7 @@ def test_a_card_or_entry_bears_the_name_it_is_offered_by(install: Callable[..., 
 
 def test_a_head_that_is_not_what_its_entry_says_is_refused(install: Callable[..., None], tmp_path: Path) -> None:
     for maker, reason in (
-        ("evalfm.heads.linear:RidgeHead", "the name, kinds or needs of .*RidgeHead differ"),
+        ("evalfm.heads.ridge:RidgeHead", "the name, kinds or needs of .*RidgeHead differ"),
         ("builtins:dict", "builtins:dict gives dict, not a PooledHead"),
         ("no_such_module:Head", r"cannot be loaded \(No module named"),
     ):

@@ -347,7 +347,7 @@ def test_a_table_of_many_rows_is_refused_before_it_is_read(tmp_path: Path) -> No
     run = make_run(tmp_path, binary_table(signal(TARGET, 1.0, 1), TARGET))
     wide = pd.DataFrame({"id": pd.Series(["x"] * 3_000_000, dtype="category")})
     wide.to_parquet(run.folder / PREDICTIONS)
-    with pytest.raises(EvalfmError, match="it has 3,000,000 rows, more than val and test hold images"):
+    with pytest.raises(EvalfmError, match="it has 3,000,000 rows, more than the record counts"):
         run.predictions()
 
 

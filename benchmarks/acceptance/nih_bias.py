@@ -12,9 +12,12 @@ import subprocess
 from dataclasses import replace
 from pathlib import Path
 
-from evalfm.analysis.bias import Bias, bias, scores_of_run
-from evalfm.analysis.bias_page import BiasReport, words
+from evalfm.analysis.bias import bias
+from evalfm.analysis.bias_page import BiasReport
+from evalfm.analysis.contrasts import Bias
+from evalfm.analysis.scores import scores_of_run
 from evalfm.analysis.table import model_names
+from evalfm.analysis.verdicts import words
 from evalfm.data.importing import import_data
 from evalfm.probing.probe import probe
 

@@ -46,10 +46,14 @@ class Attribute:
         """Levels to set against all others; of two levels one contrast says all."""
         return range(len(self.levels))[-1:] if len(self.levels) == 2 else range(len(self.levels))
 
+    @property
+    def columns(self) -> set[str]:
+        """What it is made of, without thresholds."""
+        return {part.split(":")[0].strip() for part in self.name.split("*")}
+
     def covariates(self, table: pd.DataFrame, adjust: Iterable[str]) -> dict[str, NDArray[np.float64]]:
         """Columns ``adjust`` as numbers, without those that make this attribute."""
-        own = {part.split(":")[0].strip() for part in self.name.split("*")}
-        return covariates(table, [name for name in adjust if name not in own])
+        return covariates(table, [name for name in adjust if name not in self.columns])
 
 
 def attributes(table: pd.DataFrame, by: Iterable[str]) -> list[Attribute]:
@@ -109,6 +113,18 @@ def covariates(table: pd.DataFrame, names: Iterable[str]) -> dict[str, NDArray[n
                 unknown, np.nan, (column.astype(str) == level).to_numpy(dtype=np.float64)
             )
     return found
+
+
+def lesion_areas(table: pd.DataFrame, name: str) -> NDArray[np.float64]:
+    """The column of lesion areas, [N], NaN where unknown.
+
+    Raises:
+        EvalfmError: there is no such column, or it holds words.
+    """
+    column = _column(table, name)
+    if not pd.api.types.is_numeric_dtype(column.dtype):
+        raise EvalfmError(f"{name!r} holds words and is no area; name a column of numbers with --lesion-area.")
+    return column.to_numpy(dtype=np.float64)
 
 
 def _attribute(table: pd.DataFrame, given: str) -> Attribute:

@@ -1,284 +1,251 @@
-"""The subgroup report: do scores, masks and measurements depend on the chest tube, the sex, the view."""
+"""The subgroup report of scores: does a score depend on the chest tube, the sex, the view, at fixed label."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evalfm.analysis.attributes import Attribute, usable
-from evalfm.analysis.predictions import Predictions
-from evalfm.analysis.scores import ImageValues, LabelScores, values_of_images
+from evalfm.analysis.attributes import Attribute, lesion_areas, usable
+from evalfm.analysis.contrasts import AttributeReport, Bias, BySize, LevelContrast, Stratum
+from evalfm.analysis.lesion_sizes import by_lesion_size, corrected_sizes
+from evalfm.analysis.scores import LabelScores
+from evalfm.analysis.verdicts import verdict
 from evalfm.errors import EvalfmError
 from evalfm.metrics.labels import AUROC
 from evalfm.metrics.registry import compute_metrics, metrics_in
 from evalfm.metrics.rows import Scored
-from evalfm.run import Run
-from evalfm.statistics.association import Effect, mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.fixed_label import FixedLabel, at_fixed_label
-from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import identify, mean_over_images
+from evalfm.statistics.fixed_label import as_logit, at_fixed_label
+from evalfm.statistics.gaps import operating_gaps
+from evalfm.statistics.size_strata import STRATA
 from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
 
-ALPHA = 0.05
 SHOWN = tuple(metric.name for metric in metrics_in("subgroups", "binary"))
 
 
-@dataclass(frozen=True)
-class Stratum:
-    """One level: its size and metrics, and how far its mean score is from its prevalence."""
-
-    level: str
-    images: int
-    patients: int
-    events: int
-    prevalence: float
-    metrics: dict[str, Estimate]
-    calibration_in_the_large: float | None
+LESION_AREA = "lesion_area"
+"""Column that holds the area of the lesion, unless another is named."""
 
 
 @dataclass(frozen=True)
-class LevelContrast:
-    """One level against all others that are known.
+class ReportOptions:
+    """What a report of scores is made with.
 
     Attributes:
-        cross: AUROCs within and across (descriptive).
-        balanced: AUROC with label and attribute made independent, and ``drop`` to it from the plain one (descriptive).
-        fixed: the tests, at label 0 and 1.
-        gap: AUROC at the level minus AUROC elsewhere, with its p (uncorrected; severity alone moves it too).
-        corrected: p of the adjusted effect among negatives after Benjamini and Hochberg over all levels.
-        verdict: in words.
+        adjust: columns the tests are adjusted for, never for the attribute itself.
+        prevalence: of predictive values; None is that of the question's rows.
+        lesion_area: column of the lesion's area; None looks for ``lesion_area``.
+        size_strata: strata of lesion size.
+        seed: of resamples and permutations.
+
+    Raises:
+        EvalfmError: the prevalence is no fraction, or there are fewer than two strata.
     """
 
-    level: str
-    cross: dict[str, Estimate]
-    balanced: float | None
-    drop: float | None
-    fixed: dict[int, FixedLabel]
-    gap: Effect
-    corrected: float | None
-    verdict: str
+    adjust: tuple[str, ...] = ()
+    prevalence: float | None = None
+    lesion_area: str | None = None
+    size_strata: int = STRATA
+    seed: int = 0
 
-    @property
-    def is_tested(self) -> bool:
-        """Whether anything can be said: there is a corrected p, and an interval of the AUROC among negatives."""
-        area = self.fixed[0].auroc
-        return self.corrected is not None and area.low is not None and area.high is not None
-
-    @property
-    def associated(self) -> bool:
-        """The stated rule: p below .05 after correction, and an AUROC among negatives whose interval excludes .5."""
-        return self.corrected is not None and self.corrected < ALPHA and self.fixed[0].excludes_chance
+    def __post_init__(self) -> None:
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise EvalfmError(f"{self.prevalence:g} is no prevalence; give a fraction between 0 and 1, such as 0.05.")
+        if not 2 <= self.size_strata <= 10:
+            raise EvalfmError(f"{self.size_strata} strata of lesion size are not from 2 to 10; 3 are tertiles.")
 
 
-@dataclass(frozen=True)
-class AttributeReport:
-    """All that is said of one attribute; ``worst`` is the level of the lowest AUROC where two have one."""
-
-    attribute: str
-    unknown: int
-    strata: tuple[Stratum, ...]
-    contrasts: tuple[LevelContrast, ...]
-    worst: str | None
-
-
-@dataclass(frozen=True)
-class Bias:
-    """The subgroup report of one model; ``left_out`` says of which attributes nothing could be said, and why."""
-
-    model: str
-    images: int
-    patients: int
-    unit: str
-    adjusted_for: tuple[str, ...]
-    parts: tuple[AttributeReport, ...]
-    cautions: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Level:
-    """One level: its size and the mean of the value."""
-
-    level: str
-    images: int
-    patients: int
-    mean: Estimate
-
-
-@dataclass(frozen=True)
-class Gap:
-    """One level against all others that are known; ``corrected`` is p after Benjamini and Hochberg over the report."""
-
-    level: str
-    difference: Effect
-    corrected: float | None
-    verdict: str
-
-
-@dataclass(frozen=True)
-class ValueOutcome:
-    """One value by one attribute.
-
-    Attributes:
-        name: what is measured, and on which images.
-        held: what the gaps are adjusted for.
-    """
-
-    name: str
-    attribute: str
-    held: tuple[str, ...]
-    unknown: int
-    levels: tuple[Level, ...]
-    gaps: tuple[Gap, ...]
-
-
-@dataclass(frozen=True)
-class ValueBias:
-    """The subgroup report of one model of masks or measurements; ``left_out`` as in ``Bias``."""
-
-    model: str
-    images: int
-    unit: str
-    outcomes: tuple[ValueOutcome, ...]
-    cautions: tuple[str, ...]
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def gaps(self) -> list[tuple[ValueOutcome, Gap]]:
-        """Every gap with what it is of."""
-        return [(outcome, gap) for outcome in self.outcomes for gap in outcome.gaps]
-
-
-def bias(scores: LabelScores, by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0) -> Bias:
+def bias(
+    scores: LabelScores,
+    by: Sequence[str],
+    *,
+    adjust: Sequence[str] = (),
+    seed: int = 0,
+    options: ReportOptions | None = None,
+) -> Bias:
     """The report of ``scores`` by each attribute, adjusted for ``adjust`` (never for the attribute itself).
+
+    ``options``, where given, stand for ``adjust`` and ``seed`` and say the rest.
 
     Raises:
         EvalfmError: there is nothing to ask about, or an attribute cannot be used.
     """
-    (report,) = bias_of_questions([scores], by, adjust=adjust, seed=seed)
+    (report,) = bias_of_questions([scores], by, adjust=adjust, seed=seed, options=options)
     return report
 
 
 def bias_of_questions(
-    questions: Sequence[LabelScores], by: Sequence[str], *, adjust: Sequence[str] = (), seed: int = 0
+    questions: Sequence[LabelScores],
+    by: Sequence[str],
+    *,
+    adjust: Sequence[str] = (),
+    seed: int = 0,
+    options: ReportOptions | None = None,
 ) -> list[Bias]:
     """A report per question of one model, such as its labels; p is corrected over the levels of all of them.
 
-    What a question has no levels of, such as an attribute of one level among its images, is said in its report.
+    What a question has no levels of, such as an attribute of one level among its images, is said in its report. Where
+    several models stand on one page, ``one_family`` corrects over all.
 
     Raises:
         EvalfmError: as for ``bias``, where no question has levels of any attribute.
     """
-    possible = _possible([each.table for each in questions], by)
-    every = [
-        [_part(each, attribute, adjust, seed) for attribute in found]
-        for each, (found, _) in zip(questions, possible, strict=True)
-    ]
-    contrasts = (contrast for part in chain.from_iterable(every) for contrast in part.contrasts)
-    corrected = _corrected(contrast.fixed[0].effect.p for contrast in contrasts)
+    chosen = options or ReportOptions(tuple(adjust), seed=seed)
     reports = []
-    for scores, parts, (_, reasons) in zip(questions, every, possible, strict=True):
-        n = len(set(scores.patient.tolist()))
-        mine = tuple(
-            replace(
-                part,
-                contrasts=tuple(
-                    replace(known := replace(each, corrected=next(corrected)), verdict=_verdict(part.attribute, known))
-                    for each in part.contrasts
-                ),
+    for scores, (found, reasons) in zip(questions, possible([each.table for each in questions], by), strict=True):
+        prevalence = float(scores.target.mean()) if chosen.prevalence is None else chosen.prevalence
+        reports.append(
+            Bias(
+                scores.name,
+                len(scores.target),
+                len(set(scores.patient.tolist())),
+                scores.unit,
+                chosen.adjust,
+                tuple(_part(scores, attribute, chosen, prevalence) for attribute in found),
+                scores.cautions,
+                tuple(reasons),
+                prevalence,
+                chosen.prevalence is not None,
             )
-            for part in parts
         )
-        facts = (scores.unit, tuple(adjust), mine, scores.cautions, tuple(reasons))
-        reports.append(Bias(scores.name, len(scores.target), n, *facts))
-    return reports
+    return one_family(reports)
 
 
-def bias_of_values(
-    of: Run | Predictions,
-    by: Sequence[str],
-    *,
-    label: str | None = None,
-    adjust: Sequence[str] = (),
-    seed: int = 0,
-) -> ValueBias:
-    """The report of a segmentation, regression or ordinal run by each attribute, of what ``values_of_images`` measures.
+def one_family(reports: Sequence[Bias]) -> list[Bias]:
+    """The reports with p corrected over all of them (Benjamini and Hochberg), verdicts said anew, families counted.
 
-    Each value is adjusted for what it goes with by its nature and for ``adjust``. ``label`` keeps one of several masks.
+    Adjusted effects among negatives are one family, AUROCs for the attribute among negatives another, all gaps at the
+    operating point a third, tests within strata of lesion size a fourth.
+    """
+    every = [each for report in reports for _, each in report.contrasts]
+    effects, effect_count = corrected(each.fixed[0].effect.p for each in every)
+    areas, area_count = corrected(each.fixed[0].p for each in every)
+    gaps, gap_count = corrected(gap.difference.p for each in every for gap in each.gaps.values())
+    sizes, size_count = corrected_sizes([part.by_size for report in reports for part in report.parts])
+    families = {
+        "adjusted effects": effect_count,
+        "AUROCs for the attribute": area_count,
+        "gaps at the operating point": gap_count,
+        "tests within lesion sizes": size_count,
+    }
+
+    def anew(contrast: LevelContrast, part: AttributeReport, report: Bias) -> LevelContrast:
+        own = {name: next(gaps) for name in contrast.gaps}
+        known = replace(contrast, corrected=next(effects), corrected_auroc=next(areas), corrected_gaps=own)
+        return replace(known, verdict=verdict(part.attribute, known, _held(part.attribute, report.adjusted_for)))
+
+    return [
+        replace(
+            report,
+            parts=tuple(
+                replace(
+                    part,
+                    contrasts=tuple(anew(each, part, report) for each in part.contrasts),
+                    by_size=next(sizes),
+                )
+                for part in report.parts
+            ),
+            families=families,
+        )
+        for report in reports
+    ]
+
+
+def _held(attribute: str, adjust: Sequence[str]) -> list[str]:
+    """What tests by ``attribute`` are adjusted for: not for what makes it."""
+    return [name for name in adjust if name not in Attribute(attribute, (), np.empty(0, np.intp)).columns]
+
+
+def possible(tables: Sequence[pd.DataFrame], by: Sequence[str]) -> list[tuple[list[Attribute], list[str]]]:
+    """Of each table the attributes that divide it, and why others do not.
 
     Raises:
-        EvalfmError: the run is of another kind, its scores are no probabilities, or an attribute cannot be used.
+        EvalfmError: nothing is asked for, or no table is divided by any.
     """
-    found = of if isinstance(of, Predictions) else Predictions.of_run(of)
-    measures = values_of_images(found, label)
-    ((divisions, reasons),) = _possible([found.table], by)
-    outcomes = [_outcome(found, each, attribute, adjust, seed) for attribute in divisions for each in measures]
-    corrected = _corrected(gap.difference.p for outcome in outcomes for gap in outcome.gaps)
-    told = tuple(
-        replace(
-            each,
-            gaps=tuple(
-                replace(gap, corrected=(p := next(corrected)), verdict=_value_verdict(each, gap, p))
-                for gap in each.gaps
-            ),
-        )
-        for each in outcomes
-    )
-    return ValueBias(found.model, len(found.table), found.unit, told, found.cautions, tuple(reasons))
-
-
-def _possible(tables: Sequence[pd.DataFrame], by: Sequence[str]) -> list[tuple[list[Attribute], list[str]]]:
-    """Of each table the attributes that divide it, and why others do not."""
     if not by:
         raise EvalfmError("Say what to look at, such as --by chest_tube,sex,age:65,view.")
-    possible = [usable(each, dict.fromkeys(by)) for each in tables]
-    if not any(found for found, _ in possible):
-        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in possible for reason in reasons)))
-    return possible
+    found = [usable(each, dict.fromkeys(by)) for each in tables]
+    if not any(attributes for attributes, _ in found):
+        raise EvalfmError(" ".join(dict.fromkeys(reason for _, reasons in found for reason in reasons)))
+    return found
 
 
-def _corrected(raw: Iterable[float | None]) -> Iterator[float | None]:
-    """Each p after Benjamini and Hochberg over all of them; None where there is none."""
+def corrected(raw: Iterable[float | None]) -> tuple[Iterator[float | None], int]:
+    """Each p after Benjamini and Hochberg over all of them, None where there is none; and how many there are.
+
+    >>> adjusted, count = corrected([0.01, None, 0.04])
+    >>> list(adjusted), count
+    ([0.02, None, 0.04], 2)
+    """
     adjusted = benjamini_hochberg([np.nan if p is None else p for p in raw])
-    return (None if np.isnan(p) else float(p) for p in adjusted.tolist())
+    return (None if np.isnan(p) else float(p) for p in adjusted.tolist()), int(np.isfinite(adjusted).sum())
 
 
-def _part(scores: LabelScores, attribute: Attribute, adjust: Sequence[str], seed: int) -> AttributeReport:
-    known = attribute.codes >= 0
-    extra = attribute.covariates(scores.table, adjust)
+def _part(scores: LabelScores, attribute: Attribute, options: ReportOptions, prevalence: float) -> AttributeReport:
+    known, seed = attribute.codes >= 0, options.seed
+    extra = attribute.covariates(scores.table, options.adjust)
     strata = tuple(
         _stratum(scores, attribute.codes == number, level, seed) for number, level in enumerate(attribute.levels)
     )
+    folds = None if scores.folds is None else scores.folds[known]
+    called = None if scores.threshold is None else (scores.score >= scores.threshold)[known]
+    held = {name: column[known] for name, column in extra.items()}
     contrasts = []
     for number in attribute.contrasted:
-        folds = None if scores.folds is None else scores.folds[known]
         member = attribute.codes[known] == number
         level = SubgroupScores.of(scores.target[known], scores.score[known], member, scores.patient[known], folds)
         balanced = balanced_auroc(level)
         plain = auroc(level.target, level.score, folds)
-        held = {name: column[known] for name, column in extra.items()}
-        fixed = at_fixed_label(level, held, seed=seed)
         contrasts.append(
             LevelContrast(
                 attribute.levels[number],
                 cross_aurocs(level, seed=seed, unit=scores.unit),
                 None if np.isnan(balanced) else balanced,
                 None if np.isnan(balanced) else plain - balanced,
-                fixed,
+                at_fixed_label(level, held, seed=seed),
                 stratum_gap(level),
                 None,
                 "",
+                gaps=operating_gaps(
+                    level.target,
+                    level.score,
+                    member,
+                    level.patient,
+                    called=called,
+                    prevalence=prevalence,
+                    seed=seed,
+                ),
             )
         )
-    return AttributeReport(attribute.name, int((~known).sum()), strata, tuple(contrasts), _worst(strata))
+    unknown, sizes = int((~known).sum()), _by_size(scores, attribute, options)
+    return AttributeReport(attribute.name, unknown, strata, tuple(contrasts), _worst(strata), sizes)
+
+
+def _by_size(scores: LabelScores, attribute: Attribute, options: ReportOptions) -> BySize | None:
+    """The images with the finding by attribute and size of the lesion, where a column has its area."""
+    column = options.lesion_area or LESION_AREA
+    there = column in scores.table and pd.api.types.is_numeric_dtype(scores.table[column].dtype)
+    if options.lesion_area is None and not there:
+        return None
+    area = lesion_areas(scores.table, column)
+    positive = scores.target == 1
+    return by_lesion_size(
+        "the score's logit",
+        area[positive],
+        replace(attribute, codes=attribute.codes[positive]),
+        scores.patient[positive],
+        values=as_logit(scores.score)[positive],
+        found=None if scores.threshold is None else (scores.score >= scores.threshold)[positive],
+        unit=scores.unit,
+        strata=options.size_strata,
+        seed=options.seed,
+    )
 
 
 def _worst(strata: Sequence[Stratum]) -> str | None:
@@ -305,89 +272,3 @@ def _stratum(scores: LabelScores, rows: NDArray[np.bool_], level: str, seed: int
         metrics,
         float(score.mean() - target.mean()) if probabilities else None,
     )
-
-
-def _verdict(attribute: str, contrast: LevelContrast) -> str:
-    """Associational words by the stated rule; nothing is ever called free of bias."""
-    what = f"{attribute} = {contrast.level}"
-    negatives = contrast.fixed[0]
-    if negatives.separated and negatives.auroc.value is not None:
-        way = "higher" if negatives.auroc.value > 0.5 else "lower"
-        return (
-            f"Among negatives every score with {what} is {way} than every other: an association that missed findings "
-            "or other disease may also produce."
-        )
-    if not contrast.is_tested:
-        reason = negatives.effect.reason or negatives.auroc.reason or "the score has no spread"
-        return f"Cannot be said for {what}: {reason}."
-    effect, area = negatives.effect.value, negatives.auroc.value
-    if contrast.associated and effect is not None and area is not None and (effect > 0) != (area > 0.5):
-        return (
-            f"Among negatives the score goes with {what}, but its adjusted mean and its ranks point in opposite ways: "
-            "an association whose direction hangs on what it is adjusted for."
-        )
-    if contrast.associated:
-        way = "higher" if (negatives.effect.value or 0.0) > 0 else "lower"
-        return (
-            f"Among negatives the score is {way} with {what}: an association that missed findings or other disease "
-            "may also produce."
-        )
-    if contrast.corrected is not None and contrast.corrected < ALPHA:
-        return (
-            f"Among negatives the mean score differs with {what}, but its AUROC for that does not differ from .5: "
-            "by the rule, which needs both, no association was found."
-        )
-    detectable = negatives.effect.detectable
-    could = (
-        f"an effect of {detectable:.2f} standard deviations" if detectable is not None else "no effect of known size"
-    )
-    return f"No association with {what} was detected among negatives; {could} could have been detected with 80 % power."
-
-
-def _outcome(
-    found: Predictions, measure: ImageValues, attribute: Attribute, adjust: Sequence[str], seed: int
-) -> ValueOutcome:
-    patient = found.patient
-    used = measure.rows & np.isfinite(measure.values)
-    known = used & (attribute.codes >= 0)
-    levels = tuple(
-        _level(name, measure.values, known & (attribute.codes == number), patient, found.unit, seed)
-        for number, name in enumerate(attribute.levels)
-    )
-    held = {**measure.held, **attribute.covariates(found.table, adjust)}
-    gaps = []
-    for number in attribute.contrasted:
-        difference = mean_difference(
-            measure.values[known],
-            attribute.codes[known] == number,
-            patient[known],
-            {name: column[known] for name, column in held.items()},
-        )
-        gaps.append(Gap(attribute.levels[number], difference, None, ""))
-    unknown = int((used & (attribute.codes < 0)).sum())
-    return ValueOutcome(measure.name, attribute.name, tuple(held), unknown, levels, tuple(gaps))
-
-
-def _level(
-    name: str, values: NDArray[np.float64], rows: NDArray[np.bool_], patient: NDArray[np.object_], unit: str, seed: int
-) -> Level:
-    count = int(rows.sum())
-    if count == 0:
-        return Level(name, 0, 0, Estimate.absent("no such image", unit=unit))
-    patients = identify(patient[rows])
-    measured = {"mean": Measured(mean_over_images(values[rows], patients), patients.count, "no such image")}
-    return Level(name, count, patients.count, estimates(measured, patients, seed=seed, unit=unit)["mean"])
-
-
-def _value_verdict(outcome: ValueOutcome, gap: Gap, p: float | None) -> str:
-    """Associational words; nothing is ever called free of bias."""
-    what = f"{outcome.attribute} = {gap.level}"
-    found = gap.difference
-    if p is None or found.value is None or found.low is None or found.high is None:
-        return f"{outcome.name}: cannot be said for {what} ({found.reason or 'it has no spread'})."
-    if p < ALPHA:
-        way = "higher" if found.value > 0 else "lower"
-        near, far = sorted((abs(found.low), abs(found.high)))
-        return f"{outcome.name} is {way} with {what} by {abs(found.value):.3g} [{near:.3g}, {far:.3g}]: an association."
-    could = f"one of {found.detectable:.3g} could have been detected with 80 % power"
-    return f"{outcome.name}: no difference with {what} was detected; {could}."

@@ -10,6 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evalfm.analysis.table import Line
+from evalfm.analysis.training import TrainingSample
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.metrics.metric import Contrast, Metric
 from evalfm.metrics.registry import check_metrics, measurable, metric_names, metrics_of
@@ -57,11 +58,13 @@ class Paired:
         of_runs: the metric of every run of every line, line by line.
         seeds: runs of each line.
         unit: what counts as a patient.
+        training: how far another training sample would have moved the runs; None where nobody knows.
     """
 
     of_runs: PairedRuns
     seeds: tuple[int, ...]
     unit: str
+    training: TrainingSample | None = None
 
     @property
     def metric(self) -> str:
@@ -96,7 +99,7 @@ class Paired:
         return replace(self.of_runs.measured[sum(self.seeds[:line])], statistic=self.statistic(line))
 
     def differences(self, pairs: Sequence[tuple[int, int]]) -> list[Difference]:
-        """First minus second of each pair of lines, seeds averaged.
+        """First minus second of each pair of lines, seeds averaged; training variance is counted as in ``contrasts``.
 
         Raises:
             EvalfmError: there are too few patients.
@@ -109,14 +112,18 @@ class Paired:
     def contrasts(self, weights: Values) -> list[Difference]:
         """Weighted sums of the metric over lines, one per row of ``weights`` [M, lines], seeds averaged.
 
+        Their errors, intervals and p count what another training sample would have changed where the runs tell it
+        (``Difference.speaks_of``): by refits, by draws of few images, or by folds. Seeds never stand for it.
+
         Raises:
             EvalfmError: there are too few patients.
         """
         of_run = np.repeat(np.asarray(weights) / self.seeds, self.seeds, axis=1)
         try:
-            return self.of_runs.contrast.test(self.of_runs.rows, of_run)
+            found = self.of_runs.contrast.test(self.of_runs.rows, of_run)
         except ValueError as error:
             raise EvalfmError(f"The runs cannot be compared: {error}.") from None
+        return found if self.training is None else self.training.counted(found, np.asarray(weights, dtype=np.float64))
 
 
 def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
@@ -145,7 +152,10 @@ def pair(lines: Sequence[Line], metric: str | None = None) -> Paired:
         raise
     except EvalfmError as error:
         raise EvalfmError(f"{first.task} cannot be compared: {error}") from None
-    return Paired(of_runs, tuple(len(line.runs) for line in lines), first.record.data.unit)
+    unit = first.record.data.unit
+    runs = tuple(line.runs for line in lines)
+    training = TrainingSample(runs, names, unit, name, of_runs.metric, of_runs.contrast, of_runs.rows, of_runs.measured)
+    return Paired(of_runs, tuple(map(len, runs)), unit, training)
 
 
 def pair_tables(

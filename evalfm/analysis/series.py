@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import cohort_of, cohort_words, distinct_names
-from evalfm.config import THRESHOLD_RULE
+from evalfm.config import REFITS, THRESHOLD_RULE
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
@@ -71,6 +71,8 @@ def settings_of(run: Run) -> dict[str, Any]:
     config = {name: value for name, value in written.items() if name not in NO_RESULT and _said(value)}
     if config.get("threshold") == THRESHOLD_RULE:
         del config["threshold"]
+    if config.get("refits") == REFITS:
+        del config["refits"]
     return config | {
         f"encoder.{name}": value
         for name, value in run.record.config.encoder.as_written().items()

@@ -31,6 +31,10 @@ class Likelihood(ABC):
         """Sum of the log-loss over the examples, [k]."""
 
     @abstractmethod
+    def losses(self, margins: Tensor) -> Tensor:
+        """The log-loss of each example, [k, n]."""
+
+    @abstractmethod
     def probability(self, margins: Tensor) -> Tensor:
         """Probability of each of the J outcomes, [k, J, n]."""
 
@@ -59,6 +63,10 @@ class Binomial(Likelihood):
         """Sum of log(1 + exp(m)) − y·m, [k]."""
         return (functional.softplus(margins, threshold=50.0) - self.target * margins).sum(dim=(1, 2))
 
+    def losses(self, margins: Tensor) -> Tensor:
+        """Log(1 + exp(m)) − y·m."""
+        return (functional.softplus(margins, threshold=50.0) - self.target * margins)[:, 0]
+
     def probability(self, margins: Tensor) -> Tensor:
         """Of the positive class."""
         return torch.sigmoid(margins)
@@ -79,6 +87,10 @@ class Multinomial(Likelihood):
     def loss(self, margins: Tensor) -> Tensor:
         """Sum of logsumexp(m) − m of the true class, [k]."""
         return (torch.logsumexp(margins, dim=1) - (self.target * margins).sum(dim=1)).sum(dim=-1)
+
+    def losses(self, margins: Tensor) -> Tensor:
+        """Logsumexp(m) − m of the true class."""
+        return torch.logsumexp(margins, dim=1) - (self.target * margins).sum(dim=1)
 
     def probability(self, margins: Tensor) -> Tensor:
         """Softmax over the classes."""

@@ -201,6 +201,28 @@ def smallest_best(losses: NDArray[np.float64]) -> int:
     return int(np.flatnonzero(losses <= losses.min() + TIE)[0])
 
 
+@dataclass(frozen=True)
+class OnVal:
+    """What each candidate loses on each val image that it is chosen by.
+
+    Attributes:
+        rows: positions in val, [n].
+        losses: [candidates, n].
+    """
+
+    rows: NDArray[np.intp]
+    losses: NDArray[np.float64]
+
+    def best(self, times: NDArray[np.intp]) -> int:
+        """The candidate that val chooses with each of its rows counted ``times`` [N]; among ties the first.
+
+        >>> OnVal(np.array([0, 2]), np.array([[0.2, 0.9], [0.5, 0.5]])).best(np.array([3, 1, 1]))
+        0
+        """
+        mean = self.losses @ times[self.rows] / max(1, times[self.rows].sum())
+        return int(np.flatnonzero(mean <= mean.min() * (1 + TIE))[0])
+
+
 def as_columns(target: NDArray[np.float64]) -> NDArray[np.float64]:
     """``target`` as columns, [N, K]."""
     return target[:, None] if target.ndim == 1 else target

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -23,6 +23,8 @@ from evalfm.features.source import FeatureSource
 from evalfm.progress import SILENT, Progress
 from evalfm.tasks.prompts import PromptSet
 
+PASSES = 50
+"""Over the features, in a refit of a linear head."""
 MaskReader = Callable[[int], NDArray[np.bool_]]
 """From a row of the manifest to its masks, bool [K, H, W], on the stored image's grid."""
 
@@ -54,6 +56,44 @@ class Examples:
         """Pooled features of all rows, [N, D]."""
         pooled = self.source.features(self.rows.tolist()).pooled
         return np.asarray(pooled.numpy(), dtype=np.float32)
+
+
+@dataclass(frozen=True)
+class HeldExamples(Examples):
+    """Examples whose pooled features, ``held`` [N, D], are in memory."""
+
+    held: NDArray[np.float32] | None = None
+
+    @classmethod
+    def of(cls, examples: Examples) -> HeldExamples:
+        """``examples`` with their features read."""
+        given = {name: getattr(examples, name) for name in Examples.__dataclass_fields__}
+        return cls(**given, held=examples.pooled())
+
+    def pooled(self) -> NDArray[np.float32]:
+        """Pooled features of all rows, [N, D]."""
+        assert self.held is not None
+        return self.held
+
+    def repeated(self, times: NDArray[np.intp]) -> HeldExamples:
+        """Each row so often as ``times`` [N] says, in the same order."""
+        rows = np.repeat(np.arange(len(self)), times)
+        return replace(
+            self,
+            rows=self.rows[rows],
+            target=self.target[rows],
+            patients=self.patients[rows],
+            masked=None if self.masked is None else self.masked[rows],
+            held=self.pooled()[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """How often each row of train [R, N] and of val [R, M] is drawn in each of R refits."""
+
+    train: NDArray[np.intp]
+    val: NDArray[np.intp]
 
 
 @dataclass(frozen=True)
@@ -118,12 +158,16 @@ class Head(ABC):
         kinds: the task kinds it serves.
         needs: what it reads of the features, of ``pooled``, ``maps``, ``text``, ``group``.
         deterministic: True where the seed changes nothing.
+        learns: False where train changes nothing but what val decides too, as in zero-shot.
+        refits_cheaply: True where a fit takes seconds, so that a run holds refits on resampled training patients.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]
     deterministic: ClassVar[bool]
+    learns: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -149,6 +193,31 @@ class PooledHead(Head):
     @abstractmethod
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Scores [N, K]: probabilities per class (binary: K = 1, of the positive class), or values (regression)."""
+
+    def refit_cost(self, train: int, others: int, dimensions: int) -> int:
+        """Multiplications of one refit on ``train`` images with the scores of ``others``, roughly."""
+        return PASSES * train * dimensions
+
+    def as_chosen(self, times: NDArray[np.intp]) -> PooledHead:
+        """A fresh head of the same kind that has nothing left to choose.
+
+        It is at the candidate, of those that this head has fitted, that val chooses with its rows counted ``times``.
+        A head that ``refits_cheaply`` has this, or ``refits`` of its own.
+        """
+        raise NotImplementedError(f"{self.name} has no refits")
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """Heads fitted as this one was, on ``train`` and ``val`` with each row repeated as ``drawn``, in turn.
+
+        With ``choose`` every candidate is fitted again for the drawn val to choose among; else it chooses among those
+        that this head has fitted, and that one alone is fitted again.
+        """
+        for of_train, of_val in zip(drawn.train, drawn.val, strict=True):
+            head = type(self)() if choose else self.as_chosen(of_val)
+            head.fit(train.repeated(of_train), val.repeated(of_val), context)
+            yield head
 
 
 class DenseHead(Head):

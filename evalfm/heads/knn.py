@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from evalfm.cautions import Caution
-from evalfm.heads._pooled import check_kind, check_two_classes, finite_pooled, known_rows, tied
+from evalfm.heads._pooled import OnVal, check_kind, check_two_classes, finite_pooled, known_rows, tied
 from evalfm.heads.head import Context, Examples, Fit, PooledHead
 from evalfm.tasks.kinds import kind_of
 
@@ -33,6 +33,7 @@ class NeighbourHead(PooledHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, neighbours: tuple[int, ...] = NEIGHBOURS) -> None:
         self._neighbours = tuple(sorted(neighbours))
@@ -40,6 +41,8 @@ class NeighbourHead(PooledHead):
         self._votes = torch.empty(0, 0)
         self._chosen = 0
         self._first = 0
+        self._sizes: list[int] = []
+        self._on_val = OnVal(np.empty(0, dtype=np.intp), np.empty((0, 0)))
 
     @property
     def grid(self) -> dict[str, object]:
@@ -67,6 +70,7 @@ class NeighbourHead(PooledHead):
         truth = torch.from_numpy(val.target[val_rows]).long()
         of_truth = probability[:, torch.arange(len(truth)), truth].clamp_min(1e-12)
         losses = -of_truth.log().mean(dim=1).numpy()
+        self._sizes, self._on_val = sizes, OnVal(val_rows, -of_truth.log().double().numpy())
         best = int(np.argmin(losses))
         self._chosen = sizes[best]
         path: tuple[dict[str, float | int | str], ...] = tuple(
@@ -82,6 +86,14 @@ class NeighbourHead(PooledHead):
         probability = self._vote(torch.from_numpy(finite_pooled(examples, "given")), [self._chosen])[0].double()
         probability = probability / probability.sum(dim=1, keepdim=True)
         return tied(probability[:, self._first :].numpy())
+
+    def refit_cost(self, train: int, others: int, dimensions: int) -> int:
+        """A cosine of each with each."""
+        return train * others * dimensions
+
+    def as_chosen(self, times: NDArray[np.intp]) -> NeighbourHead:
+        """With that number of neighbours; a repeated image is as many neighbours as it is there times."""
+        return NeighbourHead((self._sizes[self._on_val.best(times)],))
 
     def tensors(self) -> dict[str, Tensor]:
         """``bank`` [N, D] unit features, ``votes`` [N, classes], ``k``, ``first`` class that is scored."""
@@ -120,6 +132,7 @@ class PrototypeHead(PooledHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multiclass", "ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._means = torch.empty(0, 0)
@@ -155,6 +168,10 @@ class PrototypeHead(PooledHead):
         features = functional.normalize(torch.from_numpy(finite_pooled(examples, "given")).double(), dim=1)
         probability = torch.softmax(features @ self._means.T / TEMPERATURE, dim=1)
         return tied(probability[:, self._first :].numpy())
+
+    def as_chosen(self, times: NDArray[np.intp]) -> PrototypeHead:
+        """The same: nothing is chosen."""
+        return PrototypeHead()
 
     def tensors(self) -> dict[str, Tensor]:
         """``means`` [classes, D] of length 1, float64, and the ``first`` class that is scored."""

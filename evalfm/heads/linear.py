@@ -1,10 +1,11 @@
-"""The linear probes: logistic, softmax and ridge regression with the penalty chosen on val."""
+"""The linear probes of labels: logistic and softmax regression with the penalty chosen on val."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -13,9 +14,9 @@ from scipy import special
 from torch import Tensor
 
 from evalfm.cautions import Caution
-from evalfm.errors import EvalfmError
-from evalfm.heads._logistic import Binomial, Multinomial, solve_path
+from evalfm.heads._logistic import Binomial, Likelihood, Multinomial, Path, solve_path
 from evalfm.heads._pooled import (
+    OnVal,
     Standardisation,
     as_columns,
     at_edge,
@@ -30,13 +31,23 @@ from evalfm.heads._pooled import (
     standardised,
     tied,
 )
-from evalfm.heads.head import Context, Examples, Fit, PooledHead
-from evalfm.heads.objectives import Objective, ValueObjective
+from evalfm.heads._reweighted import solve_reweighted
+from evalfm.heads.head import Context, Drawn, Examples, Fit, HeldExamples, PooledHead
+from evalfm.heads.objectives import Objective
 from evalfm.heads.trained import TrainableAffineHead
 from evalfm.tasks.kinds import kind_of
 
 STRENGTHS: tuple[float, ...] = tuple(float(value) for value in np.logspace(-6, 2, 24))
 LEAST_LOGIT = -20.0
+
+
+@dataclass(frozen=True)
+class _Path:
+    """Every candidate of a fit on raw features: ``weight`` [C, J, D], ``bias`` [C, J], and what each loses on val."""
+
+    weight: NDArray[np.float64]
+    bias: NDArray[np.float64]
+    on_val: OnVal
 
 
 class _LogisticHead(PooledHead, TrainableAffineHead):
@@ -45,11 +56,57 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
     name: ClassVar[str] = "linear"
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, strengths: tuple[float, ...] = STRENGTHS) -> None:
         self._strengths = tuple(sorted(strengths))
         self._weight = torch.empty(0)
         self._bias = torch.empty(0)
+        self._paths: dict[int, _Path] = {}
+
+    def _again(self, weight: Tensor, bias: Tensor) -> Self:
+        """Another head of this kind, with weight [K, D] and bias [K]."""
+        head = type(self)(self._strengths)
+        head._weight, head._bias = weight, bias
+        return head
+
+    def _reweighted(
+        self,
+        features: NDArray[np.float32],
+        likelihood: Likelihood,
+        path: _Path,
+        drawn: Drawn,
+        context: Context,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Weights [R, J, D] and biases [R, J] on raw features, each at the C that the drawn val chooses.
+
+        ``drawn`` is of the rows of ``features`` and of all of val.
+        """
+        scaling = Standardisation.of(features)
+        scaled = torch.from_numpy(scaling.apply(features)).to(context.device)
+        chosen = np.array([path.on_val.best(each) for each in drawn.val])
+        weight = np.zeros((len(chosen), *path.weight.shape[1:]))
+        bias = np.zeros((len(chosen), path.bias.shape[1]))
+        for candidate in np.unique(chosen):
+            mine = np.flatnonzero(chosen == candidate)
+            raw, offset, strength = path.weight[candidate], path.bias[candidate], self._strengths[candidate]
+            start = raw[:, scaling.kept] * scaling.scale[scaling.kept], offset + raw @ scaling.mean
+            first, last = (torch.from_numpy(each).to(context.device) for each in start)
+            times = drawn.train[mine].astype(np.float64)
+            solved = solve_reweighted(scaled, scaling, likelihood, strength, times, (first, last))
+            weight[mine], bias[mine] = solved.weight, solved.bias
+            for number in mine[~solved.converged]:
+                # From the start, as the head itself is fitted.
+                rows = np.repeat(np.arange(len(features)), drawn.train[number])
+                again = Standardisation.of(features[rows])
+                whole = solve_path(
+                    torch.from_numpy(again.apply(features[rows])).to(context.device),
+                    replace(likelihood, target=likelihood.target[..., torch.from_numpy(rows).to(context.device)]),
+                    torch.tensor([strength], dtype=torch.float64, device=context.device),
+                )
+                kept = self._keep(again, whole.weight[0], whole.bias[0])
+                weight[number], bias[number] = (each.numpy() for each in kept)
+        return weight, bias
 
     @property
     def grid(self) -> dict[str, object]:
@@ -75,6 +132,11 @@ class _LogisticHead(PooledHead, TrainableAffineHead):
     def _margins(self, examples: Examples) -> NDArray[np.float64]:
         features = torch.from_numpy(finite_pooled(examples, "given")).double()
         return tied((features @ self._weight.T + self._bias).numpy())
+
+    def _path(self, scaling: Standardisation, solved: Path, on_val: OnVal) -> _Path:
+        """``solved`` on raw features."""
+        weight = scaling.raw(solved.weight.cpu().numpy())
+        return _Path(weight, solved.bias.cpu().numpy() - weight @ scaling.mean, on_val)
 
     def _keep(self, scaling: Standardisation, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         """Fold the standardisation into weights [J, kept] and bias [J]: on raw features, [J, D] and [J]."""
@@ -135,6 +197,7 @@ class LinearHead(_LogisticHead):
             best = smallest_best(losses)
             key = f"C[{label}]" if several else "C"
             chosen[key] = self._strengths[best]
+            self._paths[column] = self._path(scaling, solved, OnVal(val_rows, truth.losses(margins).cpu().numpy()))
             path += _path_lines(self._strengths, losses, label if several else None)
             cautions += _cautions(self._strengths, best, label, scaling, solved.converged)
             weight, bias = self._keep(scaling, solved.weight[best], solved.bias[best])
@@ -146,6 +209,32 @@ class LinearHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each label, [N, K]; binary: K = 1."""
         return np.asarray(special.expit(self._margins(examples)))
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """By weights in place of repeated rows, all at once; each label at the C that the drawn val chooses for it.
+
+        A label with one class only among the drawn rows gets the same score for every image.
+        """
+        if choose:
+            yield from super().refits(train, val, context, drawn, choose=True)
+            return
+        target, features = as_columns(train.target), finite_pooled(train, "train")
+        weight = torch.zeros(len(drawn.train), len(self._bias), features.shape[1], dtype=torch.float64)
+        bias = torch.zeros(len(drawn.train), len(self._bias), dtype=torch.float64)
+        for column, label in enumerate(target.T):
+            rows = np.flatnonzero(np.isfinite(label))
+            times, positive = drawn.train[:, rows], drawn.train[:, rows] @ label[rows]
+            able = (positive > 0) & (positive < times.sum(axis=1)) & (column in self._paths)
+            bias[:, column] = torch.from_numpy(special.logit((positive + 1) / (times.sum(axis=1) + 2)))
+            if able.any():
+                likelihood = Binomial(torch.from_numpy(label[rows]).to(context.device))
+                mine = Drawn(times[able], drawn.val[able])
+                found = self._reweighted(at_rows(features, rows), likelihood, self._paths[column], mine, context)
+                weight[able, column], bias[able, column] = (torch.from_numpy(each[:, 0]) for each in found)
+        for each in zip(weight, bias, strict=True):
+            yield self._again(*each)
 
 
 class SoftmaxHead(_LogisticHead):
@@ -187,6 +276,8 @@ class SoftmaxHead(_LogisticHead):
         truth = torch.from_numpy((position == np.arange(len(seen))[:, None]).astype(np.float64))
         losses = (Multinomial(truth).loss(margins) / len(position)).numpy()
         best = smallest_best(losses)
+        of_each = Multinomial(truth).losses(margins).numpy()
+        self._paths = {0: self._path(scaling, solved, OnVal(val_rows[scorable], of_each))}
         cautions = _cautions(self._strengths, best, label, scaling, solved.converged)
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
@@ -204,6 +295,35 @@ class SoftmaxHead(_LogisticHead):
     def predict(self, examples: Examples) -> NDArray[np.float64]:
         """Probability of each class, [N, K]; rows sum to 1."""
         return np.asarray(special.softmax(self._margins(examples), axis=1))
+
+    def as_chosen(self, times: NDArray[np.intp]) -> SoftmaxHead:
+        """At that C."""
+        return SoftmaxHead((self._strengths[self._paths[0].on_val.best(times)],))
+
+    def refits(
+        self, train: HeldExamples, val: HeldExamples, context: Context, drawn: Drawn, *, choose: bool
+    ) -> Iterator[PooledHead]:
+        """By weights in place of repeated rows, all at once; draws that lack a class of train by repeated rows."""
+        rows = np.flatnonzero(np.isfinite(train.target))
+        target = train.target[rows].astype(np.intp)
+        seen = np.unique(target)
+        one_hot = (target == seen[:, None]).astype(np.float64)
+        whole = np.all(drawn.train[:, rows] @ one_hot.T > 0, axis=1) & (not choose)
+        weights, biases = np.empty((0, 0, 0)), np.empty((0, 0))
+        if whole.any():
+            likelihood = Multinomial(torch.from_numpy(one_hot).to(context.device))
+            mine = Drawn(drawn.train[whole][:, rows], drawn.val[whole])
+            features = at_rows(finite_pooled(train, "train"), rows)
+            weights, biases = self._reweighted(features, likelihood, self._paths[0], mine, context)
+        for number, by_weights in enumerate(whole):
+            if not by_weights:
+                alone = Drawn(drawn.train[[number]], drawn.val[[number]])
+                yield from super().refits(train, val, context, alone, choose=choose)
+                continue
+            place = int(whole[:number].sum())
+            weight, bias = torch.zeros_like(self._weight), torch.full_like(self._bias, -torch.inf)
+            weight[seen], bias[seen] = torch.from_numpy(weights[place]), torch.from_numpy(biases[place])
+            yield self._again(weight, bias)
 
 
 def _path_lines(
@@ -229,102 +349,3 @@ def _cautions(
         late = ", ".join(f"{strengths[index]:.3g}" for index in torch.nonzero(~converged)[:, 0].tolist())
         cautions.append(Caution("solver-stopped", f"The solver stopped before its tolerance at C = {late}."))
     return cautions
-
-
-PENALTIES: tuple[float, ...] = tuple(float(value) for value in np.logspace(-4, 6, 31))
-TIE = 1e-9
-"""Val errors within this share of the lowest count as equal: the larger penalty is taken."""
-
-
-class RidgeHead(PooledHead, TrainableAffineHead):
-    """Minimises Σ (y − w·x − b)² + α‖w‖² on standardised features, intercept unpenalised.
-
-    α of 31 values by val mean squared error, ties to the larger α. Predictions are in the target's own unit.
-    """
-
-    name: ClassVar[str] = "ridge"
-    summary: ClassVar[str] = "ridge regression on standardised pooled features, penalty chosen by val squared error"
-    kinds: ClassVar[frozenset[str]] = frozenset({"regression"})
-    needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
-    deterministic: ClassVar[bool] = True
-
-    def __init__(self, penalties: tuple[float, ...] = PENALTIES) -> None:
-        self._penalties = tuple(sorted(penalties, reverse=True))
-        self._weight = torch.empty(0)
-        self._bias = torch.empty(0)
-
-    @property
-    def grid(self) -> dict[str, object]:
-        """α of scikit-learn's convention and how the features are scaled."""
-        return {"alpha": list(self._penalties), "standardise": "train", "refit": "no"}
-
-    def fit(self, train: Examples, val: Examples, context: Context) -> Fit:
-        """Learn on the train rows whose value is known.
-
-        Raises:
-            EvalfmError: the kind is not served, or train or val has too few known values.
-        """
-        check_kind(self, context)
-        label = " / ".join(context.class_names) or "target"
-        rows, val_rows = known_rows(train.target, "train", label), known_rows(val.target, "val", label)
-        if len(rows) < 2:
-            raise EvalfmError(f"Train has one known {label!r}; a regression needs two or more, so enlarge train.")
-        features, target = finite_pooled(train, "train")[rows], train.target[rows]
-        scaling = Standardisation.of(features)
-        weights = ridge_path(scaling.apply(features), target - target.mean(), np.array(self._penalties))
-        held_out = scaling.apply(finite_pooled(val, "val")[val_rows])
-        errors = held_out @ weights.T + target.mean() - val.target[val_rows, None]
-        losses = np.square(errors).mean(axis=0)
-        best = int(np.flatnonzero(losses <= losses.min() * (1 + TIE))[0])
-        raw = scaling.raw(weights[best])
-        self._weight = torch.from_numpy(raw)
-        self._bias = torch.tensor(target.mean() - raw @ scaling.mean, dtype=torch.float64)
-        path: tuple[dict[str, float | int | str], ...] = tuple(
-            {"alpha": alpha, "val_mse": float(loss)} for alpha, loss in zip(self._penalties, losses, strict=True)
-        )
-        cautions = (*at_edge("alpha", self._penalties, best), *scaling.cautions)
-        return Fit({"alpha": self._penalties[best]}, path, cautions=cautions)
-
-    def predict(self, examples: Examples) -> NDArray[np.float64]:
-        """Values in the target's unit, [N, 1]."""
-        features = finite_pooled(examples, "given").astype(np.float64)
-        return np.asarray(features @ self._weight.numpy() + float(self._bias))[:, None]
-
-    def tensors(self) -> dict[str, Tensor]:
-        """``weight`` [D] and ``bias`` [] on the raw features, float64."""
-        return {"weight": self._weight, "bias": self._bias}
-
-    def load_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Take back ``weight`` and ``bias``."""
-        self._weight, self._bias = tensors["weight"], tensors["bias"]
-
-    def affine(self, objective: Objective) -> tuple[Tensor, Tensor]:
-        """Weight and bias for the standardised target."""
-        assert isinstance(objective, ValueObjective)
-        return self._weight[None] / objective.scale, (self._bias[None] - objective.mean) / objective.scale
-
-    def take_affine(self, weight: Tensor, bias: Tensor, objective: Objective) -> None:
-        """Take weight and bias back into the target's unit."""
-        assert isinstance(objective, ValueObjective)
-        self._weight = weight[0] * objective.scale
-        self._bias = bias[0] * objective.scale + objective.mean
-
-
-def ridge_path(
-    features: NDArray[np.float64], target: NDArray[np.float64], penalties: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Weights [k, d] of every penalty [k] for centred ``features`` [n, d] and ``target`` [n].
-
-    The eigenvectors of the smaller of XᵀX and XXᵀ serve all penalties.
-
-    >>> ridge_path(np.array([[-1.0], [1.0]]), np.array([-2.0, 2.0]), np.array([0.0, 2.0])).round(3).tolist()
-    [[2.0], [1.0]]
-    """
-    n, d = features.shape
-    wide = d > n
-    eigenvalue, basis = np.linalg.eigh(features @ features.T if wide else features.T @ features)
-    eigenvalue = np.maximum(eigenvalue, 0)
-    rotated = basis.T @ (target if wide else features.T @ target)
-    solved = (rotated / (eigenvalue + penalties[:, None])) @ basis.T
-    weights: NDArray[np.float64] = solved @ features if wide else solved
-    return weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from evalfm.heads._pooled import (
+    OnVal,
     Standardisation,
     check_kind,
     check_two_classes,
@@ -76,9 +77,11 @@ class OrdinalHead(PooledHead, TrainableHead):
     kinds: ClassVar[frozenset[str]] = frozenset({"ordinal"})
     needs: ClassVar[frozenset[str]] = frozenset({"pooled"})
     deterministic: ClassVar[bool] = True
+    refits_cheaply: ClassVar[bool] = True
 
     def __init__(self, strengths: tuple[float, ...] = STRENGTHS) -> None:
         self._strengths = tuple(sorted(strengths))
+        self._on_val = OnVal(np.empty(0, dtype=np.intp), np.empty((0, 0)))
         self._weight = torch.empty(0)
         self._first = torch.zeros(())
         self._steps = torch.empty(0)
@@ -111,6 +114,8 @@ class OrdinalHead(PooledHead, TrainableHead):
         solutions, converged = solve_path(learnt, place, len(seen), self._strengths)
         losses = np.array([float(_loss(solution, held_out, truth) / len(truth)) for solution in solutions])
         best = smallest_best(losses)
+        of_each = [_losses(solution, held_out, truth).numpy() for solution in solutions]
+        self._on_val = OnVal(val_rows[scorable], np.stack(of_each))
         cautions = _cautions(self._strengths, best, label, scaling, torch.tensor(converged))
         absent = [name for index, name in enumerate(context.class_names) if index not in seen]
         if absent:
@@ -134,6 +139,10 @@ class OrdinalHead(PooledHead, TrainableHead):
         answer: NDArray[np.float64] = np.zeros((len(score), len(self._seen)))
         answer[:, self._seen.numpy()] = inside.numpy()
         return answer
+
+    def as_chosen(self, times: NDArray[np.intp]) -> OrdinalHead:
+        """At that C."""
+        return OrdinalHead((self._strengths[self._on_val.best(times)],))
 
     def tensors(self) -> dict[str, Tensor]:
         """``weight`` [D] on the raw features, ``first`` threshold, log ``steps`` and which classes were ``seen``."""
@@ -230,5 +239,10 @@ def solve_path(
 
 def _loss(solution: tuple[Tensor, Tensor, Tensor], features: Tensor, place: Tensor) -> Tensor:
     """Summed log-loss."""
+    return _losses(solution, features, place).sum()
+
+
+def _losses(solution: tuple[Tensor, Tensor, Tensor], features: Tensor, place: Tensor) -> Tensor:
+    """Log-loss of each row, [n]."""
     first, steps, weight = solution
-    return -log_probabilities(features @ weight, first, steps).gather(1, place[:, None]).sum()
+    return -log_probabilities(features @ weight, first, steps).gather(1, place[:, None])[:, 0]

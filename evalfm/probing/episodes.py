@@ -87,7 +87,7 @@ def solves(head: Head) -> bool:
 
 def learns(head: Head) -> bool:
     """Whether the answer of ``head`` depends on the support; sentences alone have one answer for all."""
-    return not isinstance(head, ZeroShotHead)
+    return head.learns
 
 
 def grid_of(head: Head, config: ProbeConfig) -> dict[str, object]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.encoder import Encoder, is_precision
@@ -24,6 +25,7 @@ from evalfm.heads.training import fit_together
 from evalfm.probing.base_to_novel import fit_halves
 from evalfm.probing.labelled import LabelledFeatures, SplitAssignment, measured_findings
 from evalfm.probing.recording import HeadResult
+from evalfm.probing.refitting import Draws, refitted
 from evalfm.probing.scoring import Scores, SizedExamples, score_dense, score_pooled
 from evalfm.probing.session import EncoderSession, training_forecast
 from evalfm.probing.splits import Split, unlearnable
@@ -57,12 +59,14 @@ class FitOptions:
         threshold: rule that picks the operating point on val.
         text: sentences and tower for heads that read text.
         halves: whether heads learn on half of the classes and are tested on both.
+        draws: of training patients, on which heads of these names are fitted again.
     """
 
     seed: int
     threshold: str
     text: Text | None = None
     halves: bool = False
+    draws: Mapping[str, Draws] = field(default_factory=dict)
 
 
 def fit_frozen(
@@ -88,7 +92,15 @@ def fit_frozen(
         fits |= {head.name: head.fit(train, val, context) for head in heads if head.name not in fits}
     with session.times.stage(PREDICTION):
         scores = _score(heads, assignment, split, session.source, session.test, options.threshold, progress)
-    return {head.name: HeadResult(split, fits[head.name], scores[head.name], head.tensors()) for head in heads}
+    results = {head.name: HeadResult(split, fits[head.name], scores[head.name], head.tensors()) for head in heads}
+    again = [head for head in heads if isinstance(head, PooledHead) and head.name in options.draws]
+    with session.times.stage(TRAINING):
+        for head in again:
+            tested_on, positions = _tested(assignment, split, labelled, session.test)
+            examples = (train, val, tested_on.examples(positions))
+            refits = refitted(head, assignment, split, examples, context, options.draws[head.name], options.threshold)
+            results[head.name] = replace(results[head.name], refits=refits)
+    return results
 
 
 def fit_trained(
@@ -160,6 +172,15 @@ def _context(session: EncoderSession, assignment: SplitAssignment, options: FitO
     )
 
 
+def _tested(
+    assignment: SplitAssignment, split: Split, labelled: LabelledFeatures, test_source: FeatureSource | None
+) -> tuple[LabelledFeatures, NDArray[np.intp]]:
+    """The test images: those of the split, or all of separate test data."""
+    if assignment.test is None:
+        return labelled, split.test
+    return LabelledFeatures(assignment.test, test_source or labelled.source), np.arange(len(assignment.test))
+
+
 def _score(
     heads: Sequence[Head],
     assignment: SplitAssignment,
@@ -173,9 +194,7 @@ def _score(
     cohort = assignment.cohort
     labelled = LabelledFeatures(cohort, source)
     val = labelled.examples(split.val)
-    tested_on, positions = labelled, split.test
-    if assignment.test is not None:
-        tested_on, positions = LabelledFeatures(assignment.test, test_source or source), np.arange(len(assignment.test))
+    tested_on, positions = _tested(assignment, split, labelled, test_source)
     test: Examples = tested_on.examples(positions)
     scores: dict[str, Scores] = {}
     dense = [head for head in heads if isinstance(head, DenseHead)]

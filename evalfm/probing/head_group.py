@@ -34,13 +34,15 @@ from evalfm.probing.recording import (
     make_record,
     measured_by,
     predictions_table,
+    refits_table,
 )
+from evalfm.probing.refitting import NOTHING_LEARNT, draws_of, has_refits, wants_refits
 from evalfm.probing.session import EncoderSession, compute_ahead
 from evalfm.probing.splits import Split
 from evalfm.probing.texts import reads_text, text_key
 from evalfm.progress import Progress
 from evalfm.publishing import IfExists, check_writable, content_key, publishing, run_folder, write_run
-from evalfm.record import Chosen, Record
+from evalfm.record import Chosen, Record, RefitSection
 from evalfm.run import RECORD, WORK, Run
 from evalfm.training.recipe import Recipe
 from evalfm.training.tensorboard import BOARD
@@ -143,6 +145,9 @@ def place_of(group: HeadGroup, head: Head, assignment: SplitAssignment, seed: in
         "options": config.key_options(),
         "seed": seed,
     }
+    if has_refits(config, head, assignment, source.pooled_dim):
+        # Which are part of what the run holds, so that asking for others makes another run.
+        content["refits"] = [config.refits, config.refit_choice]
     if group.text is not None and reads_text(head):
         content["text"] = text_key(group.text, assignment.cohort.manifest.info.name)
     plugged = {name: [plugin.version, plugin.code] for name, plugin in plugins_of(task.metrics).items()}
@@ -193,7 +198,17 @@ class RunBuilder:
         watch, config = Stopwatch(), self.group.config
         self._compute_ahead(heads)
         fitted: dict[str, list[HeadResult]] = {head.name: [] for head in heads}
-        options = FitOptions(self.seed, config.threshold, self.group.text, config.base_to_novel)
+        dimensions = self.group.session.source.pooled_dim
+        again = [head.name for head in heads if has_refits(config, head, self.assignment, dimensions)]
+        for head in heads:
+            if head.name not in again and wants_refits(config, head):
+                self.progress.say(
+                    f"No refits of {head.name} on so many images: comparisons speak of this trained head."
+                )
+        # A draw depends on patients and truth alone, so it is one for all heads, folds and encoders.
+        draws = draws_of(self.assignment, config.refits, choose=config.refit_choice) if again else None
+        of_heads = {} if draws is None or not draws.numbers else dict.fromkeys(again, draws)
+        options = FitOptions(self.seed, config.threshold, self.group.text, config.base_to_novel, of_heads)
         for split in self.assignment.splits:
             self._announce(split.fold, ", ".join(head.name for head in heads))
             results = fit_frozen(self.group.session, heads, self.assignment, split, options, self.progress)
@@ -201,7 +216,8 @@ class RunBuilder:
                 fitted[name].append(result)
         seconds = watch.seconds() / len(heads)
         for head in heads:
-            self._publish_results(head, fitted[head.name], *folders[head.name], seconds, ())
+            section = NOTHING_LEARNT if not head.learns else draws.section if draws and head.name in again else None
+            self._publish_results(head, fitted[head.name], *folders[head.name], seconds, (), section)
 
     def _episodes(self, heads: Sequence[Head], recipe: Recipe | None, folders: dict[str, tuple[Path, str]]) -> None:
         (split,), cohort = self.assignment.splits, self.assignment.cohort
@@ -267,13 +283,21 @@ class RunBuilder:
         self.progress.say(f"{label}: {what}")
 
     def _publish_results(
-        self, head: Head, results: Sequence[HeadResult], folder: Path, key: str, seconds: float, works: Sequence[Path]
+        self,
+        head: Head,
+        results: Sequence[HeadResult],
+        folder: Path,
+        key: str,
+        seconds: float,
+        works: Sequence[Path],
+        refits: RefitSection | None = None,
     ) -> None:
         assignment = self.assignment
         table, rows = predictions_table(assignment.cohort, assignment.test, results)
         measured = measured_by(assignment, head, results, table, halves=self.group.config.base_to_novel)
-        with self._publishing(head, measured, folder, key, seconds) as (work, record):
-            write_run(work, record, table, fold_tensors(results), fold_encoders(results))
+        again = refits_table(assignment.cohort, assignment.test, results)
+        with self._publishing(head, measured, folder, key, seconds, refits) as (work, record):
+            write_run(work, record, table, fold_tensors(results), fold_encoders(results), again)
             # With matplotlib, which only a run that is made needs.
             from evalfm.probing.pictures import draw_pictures
 
@@ -284,11 +308,19 @@ class RunBuilder:
 
     @contextmanager
     def _publishing(
-        self, head: Head, measured: TestResult, folder: Path, key: str, seconds: float
+        self,
+        head: Head,
+        measured: TestResult,
+        folder: Path,
+        key: str,
+        seconds: float,
+        refits: RefitSection | None = None,
     ) -> Iterator[tuple[Path, Record]]:
         """The folder to write a run into, and its record."""
         text = self.group.text if reads_text(head) else None
-        record = make_record(self.group.session, self.assignment, head, measured, self._config(), key, seconds, text)
+        record = make_record(
+            self.group.session, self.assignment, head, measured, self._config(), key, seconds, text, refits
+        )
         with publishing(self.group.config.out, folder, self.if_exists) as work:
             yield work, record
 

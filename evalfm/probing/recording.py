@@ -25,7 +25,8 @@ from evalfm.probing.provenance import git_commit, peak_memory_bytes, versions
 from evalfm.probing.scoring import Scores
 from evalfm.probing.session import EncoderSession
 from evalfm.probing.splits import Split, unlearnable
-from evalfm.record import Chosen, EpisodeSection, PluggedMetric, Provenance, Record
+from evalfm.record import Chosen, EpisodeSection, PluggedMetric, Provenance, Record, RefitSection
+from evalfm.refits import REFIT
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.temperature import at_edge
 from evalfm.tasks.cohort import Cohort
@@ -60,13 +61,19 @@ class TestResult:
 
 @dataclass(frozen=True)
 class HeadResult:
-    """One head fitted and scored on one split; ``encoder`` holds what of the encoder was trained with it."""
+    """One head fitted and scored on one split.
+
+    Attributes:
+        encoder: what of the encoder was trained with it.
+        refits: test scores of refits on resampled training patients, refit after refit; None where there are none.
+    """
 
     split: Split
     fit: Fit
     scores: Scores
     tensors: dict[str, Tensor]
     encoder: dict[str, Tensor] = field(default_factory=dict)
+    refits: pd.DataFrame | None = None
 
 
 def predictions_table(
@@ -90,6 +97,20 @@ def predictions_table(
             pieces.append(pd.concat([who, scored.reset_index(drop=True)], axis=1))
             rows.append(of_split.rows[positions])
     return pd.concat(pieces, ignore_index=True), np.concatenate(rows)
+
+
+def refits_table(cohort: Cohort, test: Cohort | None, results: Sequence[HeadResult]) -> pd.DataFrame | None:
+    """The scores of every refit of every split beside the test images' ids; None where there are none."""
+    pieces = []
+    for result in results:
+        if result.refits is None:
+            return None
+        of_split, positions = (cohort, result.split.test) if test is None else (test, np.arange(len(test)))
+        ids = public_table(of_split.manifest, of_split.rows[positions])["id"].astype(str).to_numpy(dtype=object)
+        table = result.refits.copy(deep=False)
+        table.insert(1, "id", np.tile(ids, len(table) // len(ids)))
+        pieces.append(table)
+    return pd.concat(pieces, ignore_index=True).sort_values(REFIT, kind="stable", ignore_index=True)
 
 
 def fold_tensors(results: Sequence[HeadResult]) -> dict[str, Tensor]:
@@ -135,6 +156,7 @@ def make_record(
     key: str,
     seconds: float,
     text: Text | None = None,
+    refits: RefitSection | None = None,
 ) -> Record:
     """The content of run.json."""
     cohort, tested = assignment.cohort, assignment.test or assignment.cohort
@@ -161,6 +183,7 @@ def make_record(
         exclusions=list(cohort.exclusions),
         prompts=None if text is None else {**text.prompts.plain(), **measured.by_template},
         episodes=measured.episodes,
+        refits=refits,
         cautions=_cautions(session, assignment, measured),
         provenance=provenance(
             session, assignment.key, seconds, synthetic=bool(info.synthetic or tested.manifest.info.synthetic)
@@ -260,6 +283,7 @@ def _data(assignment: SplitAssignment) -> dict[str, Any]:
         "folds": len(assignment.splits) if assignment.splits[0].fold is not None else None,
         "splits": {**counts, "test": count(tested, in_test)},
         "redistributable_images": bool(info.redistributable_images),
+        "pool": min((each.pool for each in assignment.splits if each.pool is not None), default=None),
     }
 
 

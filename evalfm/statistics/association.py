@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +15,16 @@ from evalfm.statistics.resampling import Values
 FEWEST = 10
 """Patients of either level (for an AUROC: of either class) below which no figure is given."""
 POWER = 0.8
+
+
+def effective_clusters(patient: ArrayLike) -> float:
+    """How many patients of equal many rows would say as much, (Σn)² / Σn² of the rows of each [N]; 0 without rows.
+
+    >>> effective_clusters(["a", "b", "c"]), round(effective_clusters(["a"] * 8 + ["b", "c"]), 2)
+    (3.0, 1.52)
+    """
+    sizes = np.unique(np.asarray(patient), return_counts=True)[1].astype(np.float64)
+    return float(sizes.sum() ** 2 / (sizes**2).sum()) if len(sizes) else 0.0
 
 
 def odds_ratio(first: ArrayLike, second: ArrayLike, patient: ArrayLike, *, level: float = 0.95) -> Estimate:
@@ -144,54 +153,3 @@ def by_t(value: float, error: float, degrees_of_freedom: int, level: float = 0.9
     detectable = float(law.isf(0.025) + law.ppf(POWER)) * error
     p = float(2 * law.sf(abs(value) / error))
     return Effect(value, value - reach, value + reach, detectable, p, degrees_of_freedom)
-
-
-def mean_difference(
-    values: ArrayLike,
-    member: ArrayLike,
-    patient: ArrayLike,
-    covariates: Mapping[str, ArrayLike] | None = None,
-    *,
-    level: float = 0.95,
-) -> Effect:
-    """Difference of the mean of a measured value (Dice, an area, an error) with an attribute, covariates held fixed.
-
-    The coefficient of ``member`` in values ~ member + covariates by least squares, with the covariance of Mancl and
-    DeRouen (2001) and t with (patients in the smaller group − 1) degrees of freedom.
-
-    Args:
-        values: [N]; rows that are not finite are left out.
-        member: 0 or 1, [N].
-        patient: patient id of each row, [N].
-        covariates: [N] each; rows with an unknown one are left out.
-        level: coverage of the interval, a fraction.
-
-    Returns:
-        the difference; absent with its reason below 10 patients of either level, or where there is nothing to fit.
-
-    >>> values = [0.5 + 0.01 * (i % 5) + (0.1 if i % 2 else 0) for i in range(40)]
-    >>> found = mean_difference(values, [i % 2 for i in range(40)], range(40))
-    >>> round(found.value, 3), round(found.low, 3), round(found.high, 3), found.degrees_of_freedom
-    (0.1, 0.09, 0.11, 19)
-    """
-    outcome, inside = np.asarray(values, dtype=np.float64), np.asarray(member).astype(bool)
-    columns = [np.asarray(column, dtype=np.float64) for column in (covariates or {}).values()]
-    known = np.isfinite(outcome)
-    for column in columns:
-        known &= np.isfinite(column)
-    outcome, inside, names = outcome[known], inside[known], np.asarray(patient).astype(str)[known]
-    counts = [int(np.unique(names[inside == truth]).size) for truth in (False, True)]
-    if min(counts) < FEWEST:
-        return Effect(None, reason=f"needs {FEWEST} patients of either level; the smaller has {min(counts)}")
-    extra = [column[known] - column[known].mean() for column in columns if np.ptp(column[known]) > 0]
-    design = np.stack([np.ones(len(outcome)), inside.astype(np.float64), *extra], axis=1)
-    if np.linalg.matrix_rank(design) < design.shape[1]:
-        return Effect(None, reason="attribute and covariates say the same")
-    if np.ptp(outcome) == 0:
-        return Effect(None, reason="the value is the same everywhere")
-    fitted = linear_gee(design, outcome, names)
-    value, error = float(fitted.coefficients[1]), max(0.0, float(fitted.covariance[1, 1])) ** 0.5
-    # Below this share of the values' own range an error is rounding.
-    if error <= 1e-9 * float(np.ptp(outcome)):
-        return Effect(None, reason="attribute and covariates say all of it: there is no standard error")
-    return by_t(value, error, min(counts) - 1, level)

@@ -391,15 +391,20 @@ def patient_contributions(label: Mask, score: Values, codes: Positions, patients
     >>> area, positives.tolist(), negatives.tolist()
     (0.75, [0.0, -0.125, 0.125], [0.125, -0.125, 0.0])
     """
-    wins, losses = _placements(score[label], score[~label])
+    wins, losses = placements(score[label], score[~label])
     area = float(wins.mean())
     by_positive = np.bincount(codes[label], weights=wins - area, minlength=patients) / len(wins)
     by_negative = np.bincount(codes[~label], weights=losses - area, minlength=patients) / len(losses)
     return area, by_positive, by_negative
 
 
-def _placements(positive: Values, negative: Values) -> tuple[Values, Values]:
-    """Per positive the share of negatives it beats; per negative the share of positives that beat it."""
+def placements(positive: Values, negative: Values) -> tuple[Values, Values]:
+    """Per positive the share of negatives it beats, [m]; per negative the share of positives that beat it, [n].
+
+    >>> wins, losses = placements(np.array([0.5, 0.8]), np.array([0.1, 0.6]))
+    >>> wins.tolist(), losses.tolist()
+    ([0.5, 1.0], [1.0, 0.5])
+    """
     low, high = np.sort(negative), np.sort(positive)
     wins = (np.searchsorted(low, positive, "left") + np.searchsorted(low, positive, "right")) / (2 * len(low))
     beaten = (np.searchsorted(high, negative, "left") + np.searchsorted(high, negative, "right")) / (2 * len(high))

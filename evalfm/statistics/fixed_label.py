@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
+from scipy.stats import t
 
-from evalfm.statistics.association import FEWEST, Effect, by_t, linear_gee
-from evalfm.statistics.auroc import auroc, auroc_covariance, class_patients
+from evalfm.statistics.adjusted import NO_ERROR, AdjustedEffect, LevelSizes, mean_difference
+from evalfm.statistics.auroc import auroc, auroc_covariance
 from evalfm.statistics.calibration import CLIP
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.permutation import PERMUTATIONS, attribute_permutation, constant_in_patients
-from evalfm.statistics.resampling import Mask, Values
+from evalfm.statistics.resampling import Mask, Positions, Values
 from evalfm.statistics.subgroups import SubgroupScores
-
-NO_ERROR = 1e-9
-"""Standard errors below this share of the range of what is measured are rounding: there is none to speak of."""
 
 
 @dataclass(frozen=True)
-class LabelEffect(Effect):
+class LabelEffect(AdjustedEffect):
     """How far the logit of the score moves with the attribute at one label, others held fixed.
 
     Attributes:
@@ -38,11 +35,10 @@ class FixedLabel:
     """How well the score predicts the attribute among rows of one label: .5 where it does not depend on it.
 
     Attributes:
-        auroc: with its interval (clustered by patient, normal).
+        auroc: with its interval, which excludes .5 where p, uncorrected, is below 1 − level.
         p: of .5, or None.
-        method: of p: permutations where the attribute is the same in all rows of a patient, else the clustered
-            statistic with t.
         effect: the adjusted difference.
+        method: of p: permutations, or the clustered statistic with t.
         separated: every row with the attribute scores higher than every row without, or lower: with the patients that
             a figure needs that is no chance, though it has no standard error.
     """
@@ -83,56 +79,69 @@ def at_fixed_label(
 ) -> dict[int, FixedLabel]:
     """Association of the score with the attribute among negatives (0) and among positives (1).
 
-    The effect is that of GEE with independence on the logit of the score, s ~ y + a + y:a + covariates, with the
-    covariance of Mancl and DeRouen (2001) and t with (patients in the smaller group of the attribute − 1) degrees of
-    freedom. With folds, pairs count within a fold, and each fold's logits are first brought to the mean 0 and standard
+    The effect is the attribute's coefficient in a least-squares fit of the score's logit **within the label**, with
+    covariates of its own there: a natural cubic spline for each number, others as they are. With folds, pairs count
+    within a fold, each fold has a mean of its own, and each fold's logits are first brought to the mean 0 and standard
     deviation 1 of its negatives, since its scores come from a head of its own, with a scale of its own.
 
+    ``mean_difference`` says what p comes from: permutations where the smaller level within the label has fewer than 50
+    patients or 30 effective ones, a clustered covariance and t elsewhere, and nothing below 10.
+
     The AUROC is tested by exchanging the attribute among patients (of a fold) with as many negatives and as many
-    positives, where it is the same in all rows of a patient; else by the clustered statistic, t with (patients in the
-    smaller group − 1) degrees of freedom.
+    positives, where it is the same in all of a patient's images; else, in small levels, in the same exchange and within
+    patients; else by the clustered statistic and t as above. Its interval reaches as many standard errors as the test
+    asks for.
 
     Args:
         scores: labels, scores and membership.
         covariates: what the effect is adjusted for, [N] each; rows with an unknown one are left out of the effect.
         level: coverage of the intervals, a fraction.
-        permutations: how many, for the p of the AUROC.
+        permutations: how many.
         seed: of the permutations.
 
     >>> label = [0, 1] * 40
     >>> member = [0, 0, 1, 1] * 20
     >>> score = [(i * 37 % 80) / 160 + 0.2 * y + 0.1 * a for i, (y, a) in enumerate(zip(label, member))]
     >>> found = at_fixed_label(SubgroupScores.of(label, score, member, range(80)), permutations=200)[0]
-    >>> round(found.auroc.value, 3), found.p < 0.05, round(found.effect.value, 3), round(found.effect.p, 3)
-    (0.7, True, 1.243, 0.083)
+    >>> round(found.auroc.value, 3), found.p < 0.05, round(found.effect.value, 3), round(found.effect.p, 2)
+    (0.7, True, 1.243, 0.03)
     """
-    label, inside, names, fold = scores.target, scores.member, scores.patient, scores.folds
-    own = {} if fold is None else {f"fold {each}": fold == each for each in np.unique(fold)[1:]}
+    label, fold = scores.target, scores.folds
     logits = as_logit(scores.score) if fold is None else _on_one_scale(as_logit(scores.score), label, fold)
-    effects = _effects(label, logits, inside, names, {**(covariates or {}), **own}, level)
-    codes = np.unique(names, return_inverse=True)[1]
+    columns = {name: np.asarray(column, dtype=np.float64) for name, column in (covariates or {}).items()}
+    codes = np.unique(scores.patient, return_inverse=True)[1]
     alike = np.stack([np.bincount(codes, weights=label == truth)[codes] for truth in (False, True)], axis=1)
-    exchange = constant_in_patients(inside, codes)
+    spread = _spread(logits[~label])
     results = {}
     for truth in (0, 1):
-        rows = label == bool(truth)
-        of_label = scores.among(rows)
-        area, p = _attribute_auroc(of_label, level)
-        separated = area.value is not None and abs(area.value - 0.5) > 0.5 - NO_ERROR
-        method = "clustered, t"
-        if (p is not None or separated) and exchange:
-            p = attribute_permutation(
-                of_label.member,
-                of_label.score,
-                codes[rows],
-                alike[rows],
-                folds=of_label.folds,
-                permutations=permutations,
-                seed=seed,
-            )
-            method = f"{permutations} permutations of patients within the label"
-        results[truth] = FixedLabel(area, p, effects[truth], method if p is not None else "", separated)
+        rows = np.flatnonzero(label == bool(truth))
+        cell = _Cell(
+            truth,
+            scores.score[rows],
+            logits[rows],
+            scores.member[rows],
+            codes[rows],
+            alike[rows],
+            {name: column[rows] for name, column in columns.items()},
+            None if fold is None else fold[rows],
+        )
+        effect = _effect(cell, spread, level, permutations, seed)
+        results[truth] = _fixed_label(cell, effect, level, permutations, seed)
     return results
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """The rows of one label, [N] each; ``alike`` [N, 2] counts the patient's negatives and positives."""
+
+    truth: int
+    score: Values
+    logit: Values
+    member: Mask
+    codes: Positions
+    alike: NDArray[np.generic]
+    covariates: dict[str, Values]
+    folds: NDArray[np.generic] | None
 
 
 def _on_one_scale(score: Values, label: Mask, folds: NDArray[np.generic]) -> Values:
@@ -152,89 +161,66 @@ def _spread(values: Values) -> float:
     return float(values.std(ddof=1)) if len(values) > 1 and np.ptp(values) > 0 else 0.0
 
 
-def _attribute_auroc(scores: SubgroupScores, level: float) -> tuple[Estimate, float | None]:
-    """AUROC of the score for the attribute, its interval and the p of .5."""
-    inside, score, names, folds = scores.member, scores.score, scores.patient, scores.folds
-    with_it, without = class_patients(inside, names)
-    n = int(np.unique(names).size)
-    if min(with_it, without) < FEWEST:
-        reason = f"needs {FEWEST} patients with the attribute and as many without; there are {with_it} and {without}"
-        return Estimate.absent(reason, n=n), None
-    area = auroc(inside, score, folds)
+def _fixed_label(cell: _Cell, effect: LabelEffect, level: float, permutations: int, seed: int) -> FixedLabel:
+    """AUROC of the score for the attribute, its interval and the p of .5, beside the effect."""
+    sizes, n = LevelSizes.of(cell.member, cell.codes), len(np.unique(cell.codes))
+    lacking = sizes.lacking(f" at label {cell.truth}")
+    if lacking is not None:
+        return FixedLabel(Estimate.absent(lacking, n=n), None, effect)
+    area = auroc(cell.member, cell.score, cell.folds)
     try:
-        variance = float(auroc_covariance(inside, score, names, folds).covariance[0, 0])
+        variance = float(auroc_covariance(cell.member, cell.score, cell.codes, cell.folds).covariance[0, 0])
     except ValueError as failure:
-        return Estimate.absent(f"in some fold {failure}", n=n), None
+        return FixedLabel(Estimate.absent(f"in some fold {failure}", n=n), None, effect)
+    separated = abs(area - 0.5) > 0.5 - NO_ERROR
+    whole = constant_in_patients(cell.member, cell.codes)
+    p, critical, method = None, 0.0, ""
+    if (variance > NO_ERROR**2 or separated) and (whole or (sizes.few and variance > NO_ERROR**2)):
+        found = attribute_permutation(
+            cell.member,
+            cell.score,
+            cell.codes,
+            cell.alike,
+            folds=cell.folds,
+            level=level,
+            permutations=permutations,
+            seed=seed,
+        )
+        p, critical = found.p, found.critical
+        within = "" if whole else ", and within patients,"
+        method = f"{permutations} permutations of patients{within} within the label"
+    elif variance > NO_ERROR**2:
+        law = t(sizes.degrees_of_freedom)
+        p, critical = float(2 * law.sf(abs(area - 0.5) / variance**0.5)), float(law.isf((1 - level) / 2))
+        method = "clustered, t"
     if variance <= NO_ERROR**2:
-        apart = abs(area - 0.5) > 0.5 - NO_ERROR
-        why = "the scores of the two levels lie wholly apart" if apart else "the score has no spread"
-        return Estimate(area, n=n, reason=f"{why}: no interval"), None
-    error = variance**0.5
-    reach = float(norm.isf((1 - level) / 2)) * error
-    estimate = Estimate(area, max(0.0, area - reach), min(1.0, area + reach), method="clustered, normal", n=n)
-    return estimate, float(2 * t(min(with_it, without) - 1).sf(abs(area - 0.5) / error))
+        why = "the scores of the two levels lie wholly apart" if separated else "the score has no spread"
+        return FixedLabel(Estimate(area, n=n, reason=f"{why}: no interval"), p, effect, method, separated)
+    if not np.isfinite(critical):
+        reason = "too few permutations have a spread for an interval"
+        return FixedLabel(Estimate(area, n=n, reason=reason), p, effect, method, separated)
+    reach = critical * variance**0.5
+    estimate = Estimate(area, max(0.0, area - reach), min(1.0, area + reach), method=method, n=n)
+    return FixedLabel(estimate, p, effect, method, separated)
 
 
-def _effects(
-    label: Mask,
-    score: Values,
-    inside: Mask,
-    names: NDArray[np.str_],
-    covariates: Mapping[str, ArrayLike],
-    level: float,
-) -> dict[int, LabelEffect]:
-    """The coefficient of the attribute at label 0 and at label 1."""
-    columns = [np.asarray(column, dtype=np.float64) for column in covariates.values()]
-    known = np.isfinite(score) & np.all(
-        [np.isfinite(column) for column in columns] or [np.ones(len(score), bool)], axis=0
+def _effect(cell: _Cell, spread: float, level: float, permutations: int, seed: int) -> LabelEffect:
+    """The coefficient of the attribute within the label; ``spread`` is that of the negatives' logits."""
+    found = mean_difference(
+        cell.logit,
+        cell.member,
+        cell.codes,
+        cell.covariates,
+        folds=cell.folds,
+        level=level,
+        permutations=permutations,
+        seed=seed,
+        where=f" at label {cell.truth}",
     )
-    label, score, inside, names = label[known], score[known], inside[known], names[known]
-    cells = {
-        (truth, member): np.unique(names[(label == truth) & (inside == member)]).size
-        for truth in (False, True)
-        for member in (False, True)
-    }
-    smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    results: dict[int, LabelEffect] = {}
-    for truth in (0, 1):
-        fewest = min(cells[bool(truth), False], cells[bool(truth), True])
-        if fewest < FEWEST:
-            reason = f"needs {FEWEST} patients of either level at label {truth}; the smaller has {fewest}"
-            results[truth] = LabelEffect(None, reason=reason)
-    if len(results) == 2:
-        return results
-    y, a = label.astype(np.float64), inside.astype(np.float64)
-    extra = [column[known] - column[known].mean() for column in columns if np.ptp(column[known]) > 0]
-    design: list[Values]
-    contrasts: dict[int, tuple[int, ...]]
-    # Where one label has too few patients there is no interaction to fit: its rows are left out.
-    if results:
-        rows = label == (next(iter({0, 1} - set(results))) == 1)
-        design, contrasts = [np.ones(len(y)), a, *extra], {next(iter({0, 1} - set(results))): (1,)}
-    else:
-        rows = np.ones(len(y), dtype=bool)
-        design, contrasts = [np.ones(len(y)), y, a, y * a, *extra], {0: (2,), 1: (2, 3)}
-    matrix = np.stack(design, axis=1)[rows]
-    if np.linalg.matrix_rank(matrix) < matrix.shape[1] or np.ptp(score[rows]) == 0:
-        reason = "the score is constant" if np.ptp(score[rows]) == 0 else "attribute and covariates say the same"
-        return {truth: results.get(truth, LabelEffect(None, reason=reason)) for truth in (0, 1)}
-    fitted = linear_gee(matrix, score[rows], names[rows])
-    spread, whole = _spread(score[~label]), float(np.ptp(score[rows]))
-    for truth, places in contrasts.items():
-        contrast = np.isin(np.arange(matrix.shape[1]), places).astype(np.float64)
-        value = float(contrast @ fitted.coefficients)
-        error = max(0.0, float(contrast @ fitted.covariance @ contrast)) ** 0.5
-        if error <= NO_ERROR * whole:
-            results[truth] = LabelEffect(
-                None, reason=f"at label {truth} the score has no spread beside the attribute's"
-            )
-        else:
-            results[truth] = _effect(value, error, int(smaller) - 1, spread, level)
-    return results
-
-
-def _effect(value: float, error: float, freedom: int, spread: float, level: float) -> LabelEffect:
-    test = by_t(value, error, freedom, level)
-    assert test.detectable is not None
-    standardised, detectable = (value / spread, test.detectable / spread) if spread > 0 else (None, None)
-    return LabelEffect(value, test.low, test.high, detectable, test.p, freedom, standardised=standardised)
+    facts = {field.name: getattr(found, field.name) for field in fields(found)}
+    if facts["reason"] is not None:
+        facts["reason"] = facts["reason"].replace("the value is the same everywhere", "the score is constant")
+    if found.value is None or spread == 0:
+        return LabelEffect(**{**facts, "detectable": None})
+    detectable = None if found.detectable is None else found.detectable / spread
+    return LabelEffect(**{**facts, "detectable": detectable}, standardised=found.value / spread)

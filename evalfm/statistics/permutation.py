@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import ArrayLike
 from evalfm.statistics.resampling import Mask, Positions, Values
 
 PERMUTATIONS = 2000
-_CELLS = 1 << 18
+CELLS = 1 << 18
 """Rows times permutations held at once: few enough for the cache."""
 
 
@@ -25,6 +26,20 @@ def constant_in_patients(member: ArrayLike, patient: ArrayLike) -> bool:
     return bool((within * (np.bincount(codes) - within) == 0).all())
 
 
+@dataclass(frozen=True)
+class PermutedAttribute:
+    """What permutations say of AUROC(attribute by score) = .5.
+
+    Attributes:
+        p: two-sided, (1 + as extreme) / (1 + permutations).
+        critical: how many standard errors from .5 an AUROC must lie to be rejected at the level asked for: infinite
+            where permutations of no spread are too many.
+    """
+
+    p: float
+    critical: float
+
+
 def attribute_permutation(
     member: ArrayLike,
     score: ArrayLike,
@@ -32,48 +47,95 @@ def attribute_permutation(
     alike: ArrayLike,
     *,
     folds: ArrayLike | None = None,
+    level: float = 0.95,
     permutations: int = PERMUTATIONS,
     seed: int = 0,
-) -> float:
-    """Two-sided p of AUROC(``member`` by ``score``) = .5 by exchanging ``member`` among patients of one kind.
+) -> PermutedAttribute:
+    """Test AUROC(``member`` by ``score``) = .5 by exchanging ``member`` among patients of one kind.
 
     The statistic is studentised: (AUROC − .5) over its clustered standard error, which holds its level where the two
-    groups' spreads differ. Ties count; p is (1 + as extreme) / (1 + permutations).
+    groups' spreads differ. Ties count. Where ``member`` varies within a patient, patients of one kind and of as many
+    rows exchange all of it, and it is permuted within each patient.
 
     Args:
-        member: whether the row has the attribute, [N]; the same in all rows of a patient.
+        member: whether the row has the attribute, [N].
         score: [N].
         patient: patient id of each row, [N].
         alike: kind of the patient, [N]; only patients of one kind exchange.
         folds: fold of each row, [N]; the statistic is then the mean over folds, and patients exchange within a fold.
+        level: 1 − the size at which ``critical`` is given.
         permutations: how many.
         seed: of the permutations.
 
-    Raises:
-        ValueError: ``member`` varies within a patient.
-
     >>> member, score = [0, 1] * 15, [(i * 7 % 30) / 30 + 0.3 * (i % 2) for i in range(30)]
-    >>> round(attribute_permutation(member, score, patient=range(30), alike=[0] * 30, permutations=500), 3)
-    0.006
+    >>> found = attribute_permutation(member, score, patient=range(30), alike=[0] * 30, permutations=500)
+    >>> round(found.p, 3), round(found.critical, 2)
+    (0.006, 2.12)
     """
     inside, values, codes = np.asarray(member).astype(bool), np.asarray(score, dtype=np.float64), _codes(patient)
-    if not constant_in_patients(inside, codes):
-        raise ValueError("the attribute varies within a patient; there is nothing that may be exchanged")
     fold = np.zeros(len(values), dtype=np.intp) if folds is None else _codes(folds)
-    first = np.unique(codes, return_index=True)[1]
-    own = inside[first]
-    kinds = _codes(np.stack([fold[first], _codes(alike)[first]], axis=1))
-    ranked = _ranked(values, codes, fold)
-    observed = _studentised(own[None], ranked)[0]
+    drawn: Iterator[Values]
+    if constant_in_patients(inside, codes):
+        first = np.unique(codes, return_index=True)[1]
+        own = inside[first]
+        kinds = _codes(np.stack([fold[first], _codes(alike)[first]], axis=1))
+        ranked = _ranked(values, codes, fold)
+        generator = np.random.default_rng(seed)
+        observed = _studentised(own[None], ranked)[0]
+        sizes = _blocks(permutations, len(values))
+        drawn = (_studentised(_exchanged(own, kinds, count, generator), ranked) for count in sizes)
+    else:
+        kinds = _codes(np.stack([fold, _codes(alike)], axis=1))
+        parts = [(rows, *_by_rank(values[rows], codes[rows])) for rows in (fold == each for each in np.unique(fold))]
+        observed = _studentised_rows(inside[None], parts)[0]
+        drawn = (_studentised_rows(inside[places], parts) for places in exchanges(codes, kinds, permutations, seed))
+    statistics = np.abs(np.concatenate(list(drawn)))
+    # A draw that is the data itself must count, whatever rounding does to it.
+    extreme = int((statistics >= abs(observed) * (1 - 1e-12)).sum())
+    critical = float(np.sort(np.append(statistics, abs(observed)))[int(np.ceil(level * (1 + permutations))) - 1])
+    return PermutedAttribute((1 + extreme) / (1 + permutations), critical)
+
+
+def exchanges(patient: ArrayLike, alike: ArrayLike, permutations: int, seed: int = 0) -> Iterator[Positions]:
+    """Blocks [B, N] of permutations of N rows: patients of one kind and as many rows change places, row by row.
+
+    Within a patient the rows are permuted too. Together the blocks hold ``permutations`` rows.
+
+    Args:
+        patient: patient id of each row, [N].
+        alike: kind of the patient, [N].
+        permutations: how many.
+        seed: of the permutations.
+
+    >>> (block,) = exchanges(["a", "a", "b", "b", "c"], [0] * 5, permutations=4)
+    >>> block.shape, set(block[:, 4].tolist()), np.sort(block, axis=1)[0].tolist()
+    ((4, 5), {4}, [0, 1, 2, 3, 4])
+    """
+    codes, kinds = _codes(patient), _codes(alike)
+    order = np.argsort(codes, kind="stable")
+    sizes = np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    # Patients who may change places, as the positions of their rows [patients, rows of each].
+    groups = _codes(np.stack([kinds[order[starts]], sizes], axis=1))
+    members = [np.flatnonzero(groups == each) for each in range(int(groups.max()) + 1)]
+    blocks = [order[starts[each][:, None] + np.arange(sizes[each[0]])] for each in members]
     generator = np.random.default_rng(seed)
-    extreme, done, width = 0, 0, max(1, _CELLS // len(values))
-    while done < permutations:
-        count = min(width, permutations - done)
-        exchanged = np.abs(_studentised(_exchanged(own, kinds, count, generator), ranked))
-        # A draw that is the data itself must count, whatever rounding does to it.
-        extreme += int((exchanged >= abs(observed) * (1 - 1e-12)).sum())
-        done += count
-    return (1 + extreme) / (1 + permutations)
+    for count in _blocks(permutations, len(codes)):
+        places = np.empty((count, len(codes)), dtype=np.intp)
+        for block in blocks:
+            drawn = np.tile(np.arange(len(block)), (count, 1))
+            drawn = generator.permuted(drawn, axis=1, out=drawn)
+            rows = block[drawn]
+            if block.shape[1] > 1:
+                rows = generator.permuted(rows, axis=2)
+            places[:, block.ravel()] = rows.reshape(count, -1)
+        yield places
+
+
+def _blocks(permutations: int, rows: int) -> list[int]:
+    """How many permutations are held at once, block by block."""
+    width = max(1, CELLS // rows)
+    return [min(width, permutations - done) for done in range(0, permutations, width)]
 
 
 def _codes(names: ArrayLike) -> Positions:
@@ -166,3 +228,46 @@ def _area_and_variance(own: Mask, fold: _Ranked) -> tuple[Values, Values]:
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = with_member / (with_member - 1) * of_members + with_other / (with_other - 1) * of_others
     return area[:, 0], variance
+
+
+def _by_rank(score: Values, codes: Positions) -> tuple[Positions, Positions, Positions, Positions, Positions]:
+    """Rows by ascending score, how many score lower and lower or the same, and rows by patient with their starts."""
+    order = np.argsort(score, kind="stable")
+    ranked = score[order]
+    low, high = np.searchsorted(ranked, ranked, "left"), np.searchsorted(ranked, ranked, "right")
+    place = np.argsort(codes[order], kind="stable")
+    counts = np.unique(codes, return_counts=True)[1]
+    return order, low, high, place, np.cumsum(counts) - counts
+
+
+def _studentised_rows(
+    member: Mask, parts: list[tuple[Mask, Positions, Positions, Positions, Positions, Positions]]
+) -> Values:
+    """(AUROC − .5) over its standard error [B] for members by row [B, N]; a patient may have rows of both kinds."""
+    area, variance = np.zeros(len(member)), np.zeros(len(member))
+    for rows, order, low, high, place, starts in parts:
+        own = member[:, rows][:, order]
+        totals = np.zeros((len(own), own.shape[1] + 1))
+        np.cumsum(own, axis=1, out=totals[:, 1:])
+        members = totals[:, -1:]
+        others = own.shape[1] - members
+        below = (totals[:, low] + totals[:, high]) / 2
+        share = np.where(own, ((low + high) / 2 - below) / others, 1 - below / members)
+        one = (share * own).sum(axis=1, keepdims=True) / members
+        centred = (share - one)[:, place]
+        inside = own[:, place]
+        by_members = np.add.reduceat(centred * inside, starts, axis=1) / members
+        by_others = np.add.reduceat(centred * ~inside, starts, axis=1) / others
+        held = np.add.reduceat(inside, starts, axis=1, dtype=np.intp)
+        sizes = np.diff(np.append(starts, own.shape[1]))
+        with_member, with_other = (held > 0).sum(axis=1), (held < sizes).sum(axis=1)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            spread = (
+                with_member / (with_member - 1) * (by_members**2).sum(axis=1)
+                + with_other / (with_other - 1) * (by_others**2).sum(axis=1)
+                + 2 * len(starts) / (len(starts) - 1) * (by_members * by_others).sum(axis=1)
+            )
+        area += one[:, 0] / len(parts)
+        variance += spread / len(parts) ** 2
+    extreme = np.copysign(np.where(np.abs(area - 0.5) < 1e-15, 0.0, np.inf), area - 0.5)
+    return np.divide(area - 0.5, np.sqrt(np.maximum(variance, 0)), out=extreme, where=variance > 1e-18)

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logit
+from scipy.stats import norm
 
-from evalfm.statistics.association import FEWEST, Effect, by_t
-from evalfm.statistics.auroc import Auroc, binary_labels, class_patients, patient_contributions, weighted_auroc
+from evalfm.statistics.adjusted import LevelSizes
+from evalfm.statistics.association import FEWEST, Effect, effective_clusters
+from evalfm.statistics.auroc import Auroc, binary_labels, class_patients, placements, weighted_auroc
 from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.gaps import by_normal, difference_limits, pooled_variance
 from evalfm.statistics.intervals import Measured, estimates
 from evalfm.statistics.resampling import (
     Mask,
@@ -170,9 +174,11 @@ def _measured(scores: SubgroupScores, keep: Mask, patients: Patients) -> Measure
 def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> Effect:
     """AUROC of the rows with the attribute minus AUROC of the others; a patient may have rows of both kinds.
 
-    The variance is Obuchowski's (1997) within each level, less twice the covariance by patients who stand in both; t
-    with (patients in the smaller level − 1) degrees of freedom. With folds the mean over folds. Absent with its reason
-    where a level has fewer than 10 patients of a class.
+    p is normal, by placement variances pooled over both levels (``gaps.pooled_variance``), which holds its level near
+    an AUROC of 1, where the variance of a small level is often far too small by itself. The interval joins those of the
+    two AUROCs, each on the logit scale with the larger of the clustered (Obuchowski 1997) and Hanley and McNeil's
+    (1982, of effective patients) variance: it is conservative, and need not say what p says. With folds the mean over
+    folds. Absent with its reason where a level has fewer than 10 patients of a class, or 10 effective ones.
 
     Args:
         scores: labels, scores and membership.
@@ -183,49 +189,89 @@ def stratum_gap(scores: SubgroupScores, *, level: float = 0.95) -> Effect:
     >>> score = [(i * 37 % 80) / 80 + (0.1 if a else 0.4) * y for i, (y, a) in enumerate(zip(label, member))]
     >>> gap = stratum_gap(SubgroupScores.of(label, score, member, range(80)))
     >>> round(gap.value, 3), round(gap.low, 3), round(gap.high, 3), round(gap.p, 3)
-    (-0.218, -0.438, 0.003, 0.053)
+    (-0.218, -0.423, 0.011, 0.046)
     """
-    label, inside, names = scores.target, scores.member, scores.patient
-    counts = [class_patients(label[rows], names[rows]) for rows in (inside, ~inside)]
-    if min(map(min, counts)) < FEWEST:
-        return Effect(None, reason=f"needs {FEWEST} patients of either class at either level")
-    gaps, variances = [], []
-    for fold in scores.by_fold():
-        codes = np.unique(fold.patient, return_inverse=True)[1]
-        one, other = (_area_at_level(fold, codes, rows) for rows in (fold.member, ~fold.member))
-        if one is None or other is None:
+    codes = np.unique(scores.patient, return_inverse=True)[1]
+    for label in (True, False):
+        rows = scores.target == label
+        lacking = LevelSizes.of(scores.member[rows], codes[rows]).lacking(f" at label {int(label)}")
+        if lacking is not None:
+            return Effect(None, reason=lacking)
+    folds = [np.ones(len(codes), dtype=bool)]
+    if scores.folds is not None:
+        folds = [scores.folds == fold for fold in np.unique(scores.folds)]
+    areas, variances, apart, between = np.zeros(2), np.zeros(2), 0.0, 0.0
+    for rows in folds:
+        found = _GapParts.of(scores.among(rows), np.unique(codes[rows], return_inverse=True)[1])
+        if found is None:
             return Effect(None, reason="in some fold a level has fewer than two patients of a class")
-        gaps.append(one.area - other.area)
-        between = _covariance(one.contributions, other.contributions, class_patients(fold.target, codes), codes)
-        apart = one.variance + other.variance
-        # Below rounding of the variances themselves the levels move as one.
-        variances.append(apart - 2 * between if apart - 2 * between > 1e-12 * apart else 0.0)
-    gap, error = float(np.mean(gaps)), float(np.sum(variances)) ** 0.5 / len(gaps)
+        areas += np.array(found.areas) / len(folds)
+        variances += np.array(found.variances) / len(folds) ** 2
+        apart += found.pooled / len(folds) ** 2
+        between += found.between / len(folds) ** 2
+    gap, error = float(areas[0] - areas[1]), max(0.0, apart) ** 0.5
     # Two AUROCs that no resample could move, or that move together, leave only rounding.
     if error <= 1e-9:
         return Effect(gap, reason="it has no standard error: no interval")
-    smaller = min(np.unique(names[inside]).size, np.unique(names[~inside]).size)
-    return by_t(gap, error, int(smaller) - 1, level)
+    z = float(norm.isf((1 - level) / 2))
+    covered, wide = [], []
+    for place, rows in enumerate((scores.member, ~scores.member)):
+        sizes = [effective_clusters(codes[rows & (scores.target == label)]) for label in (True, False)]
+        held = float(np.clip(areas[place], 0.5 / np.prod(sizes), 1 - 0.5 / np.prod(sizes)))
+        wide.append(max(float(variances[place]), hanley_mcneil(held, *sizes)))
+        reach = z * wide[-1] ** 0.5 / (held * (1 - held))
+        low, high = (float(expit(logit(held) + side * reach)) for side in (-1, 1))
+        covered.append((float(areas[place]), min(low, float(areas[place])), max(high, float(areas[place]))))
+    correlation = float(np.clip(between / (wide[0] * wide[1]) ** 0.5, -1, 1))
+    return by_normal(gap, error, difference_limits(covered[0], covered[1], correlation))
+
+
+def hanley_mcneil(area: float, positives: float, negatives: float) -> float:
+    """Variance of an AUROC in (0, 1) by the exponential approximation of Hanley and McNeil (1982).
+
+    >>> round(hanley_mcneil(0.9, 10, 30), 4)
+    0.0047
+    """
+    one, other = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (positives - 1) * (one - area**2) + (negatives - 1) * (other - area**2)
+    return spread / (positives * negatives)
 
 
 @dataclass(frozen=True)
-class _LevelArea:
-    """AUROC at one level, what each patient of the fold adds to it [2, patients], and the variance."""
+class _GapParts:
+    """AUROCs of a fold's two levels with their variances, the variance of the gap, and the levels' covariance."""
 
-    area: float
-    contributions: Values
-    variance: float
+    areas: tuple[float, float]
+    variances: tuple[float, float]
+    pooled: float
+    between: float
 
-
-def _area_at_level(scores: SubgroupScores, codes: Positions, rows: Mask) -> _LevelArea | None:
-    """AUROC of ``rows``; None where it has no variance."""
-    label, patients = scores.target[rows], codes[rows]
-    counts = class_patients(label, patients)
-    if min(counts) < 2:
-        return None
-    area, *by = patient_contributions(label, scores.score[rows], patients, int(codes.max()) + 1)
-    contributions = np.stack(by)
-    return _LevelArea(area, contributions, _covariance(contributions, contributions, counts, patients))
+    @classmethod
+    def of(cls, scores: SubgroupScores, codes: Positions) -> _GapParts | None:
+        """None where a level has fewer than two patients of a class."""
+        levels = (scores.member, ~scores.member)
+        if min(min(class_patients(scores.target[rows], codes[rows])) for rows in levels) < 2:
+            return None
+        placed = np.zeros(len(codes))
+        areas, shares, variances = [], [], []
+        for rows in levels:
+            label, patients = scores.target[rows], codes[rows]
+            wins, losses = placements(scores.score[rows][label], scores.score[rows][~label])
+            area = float(wins.mean())
+            own = np.zeros(len(label))
+            own[label], own[~label] = wins - area, losses - area
+            placed[rows] = own
+            count = int(codes.max()) + 1
+            each = [np.bincount(patients[c], weights=own[c], minlength=count) / c.sum() for c in (label, ~label)]
+            areas.append(area)
+            shares.append(np.stack(each))
+            variances.append(_covariance(shares[-1], shares[-1], class_patients(label, patients), patients))
+        apart = shares[0] - shares[1]
+        everybody = int(codes.max()) + 1
+        pooled = sum(pooled_variance(placed[c], scores.member[c], codes[c]) for c in (scores.target, ~scores.target))
+        pooled += 2 * everybody / (everybody - 1) * float(apart[0] @ apart[1])
+        between = _covariance(shares[0], shares[1], class_patients(scores.target, codes), codes)
+        return cls((areas[0], areas[1]), (variances[0], variances[1]), pooled, between)
 
 
 def _covariance(one: Values, other: Values, counts: tuple[int, int], codes: Positions) -> float:

@@ -16,7 +16,7 @@ from evalfm.features.cost import Cost
 from evalfm.metrics.registry import compute_metrics
 from evalfm.metrics.rows import Scored
 from evalfm.publishing import publishing, run_folder, write_run
-from evalfm.record import Provenance, Record
+from evalfm.record import Provenance, Record, RefitSection
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
@@ -72,9 +72,13 @@ def make_run(
     cost: Cost | None = None,
     made: dict[str, Any] | None = None,
     cautions: Sequence[Caution] = (),
+    refits: Sequence[np.ndarray] | None = None,
     **data: Any,
 ) -> Run:
-    """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance."""
+    """A run of ``encoder`` whose test predictions are ``table``; ``made`` changes its provenance.
+
+    ``refits`` are scores in place of the run's, of one or several classes; none at all is a head that learns nothing.
+    """
     table = table.assign(split="test")
     if classes is None:
         classes = () if kind == "regression" else ("ptx",)
@@ -113,10 +117,22 @@ def make_run(
         exclusions=[],
         cautions=list(cautions),
         provenance=provenance(**{"weights_digest": encoder, "cost": cost, **(made or {})}),
+        refits=None
+        if refits is None
+        else RefitSection(numbers=list(range(len(refits))), looked_at=len(refits), learns=bool(len(refits))),
     )
+    scored = [name for name in table if name == "prediction" or name.startswith("score_")]
+    again = [
+        table[["id"]].assign(
+            refit=number,
+            **dict(zip(scored, np.reshape(scores, (len(table), -1)).T, strict=True)),
+            **{name: table[name] for name in table if name.startswith("threshold")},
+        )
+        for number, scores in enumerate(refits or ())
+    ]
     folder = run_folder(out, encoder, name, head, "frozen", key)
     with publishing(out, folder) as work:
-        write_run(work, record, table, {"weight": torch.zeros(1)})
+        write_run(work, record, table, {"weight": torch.zeros(1)}, None, pd.concat(again) if again else None)
     return Run.read(folder)
 
 

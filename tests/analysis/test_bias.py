@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import bias, bias_of_questions
+from evalfm.analysis.bias import ReportOptions, bias, bias_of_questions, one_family
 from evalfm.analysis.bias_page import BiasReport
 from evalfm.analysis.scores import questions_of_run, scores_of_run, scores_of_table
 from evalfm.analysis.table import model_names
@@ -17,6 +17,7 @@ from evalfm.errors import EvalfmError
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import benjamini_hochberg
 from evalfm.statistics.fixed_label import at_fixed_label
+from evalfm.statistics.gaps import operating_gaps
 from evalfm.statistics.subgroups import SubgroupScores, cross_aurocs
 
 from .made import GRADES, LABELS, class_scores, class_table, label_table, make_run
@@ -122,7 +123,7 @@ def test_few_patients_constant_scores_and_missing_attributes_are_told(tmp_path: 
     assert report.parts[0].contrasts[0].verdict.startswith("Cannot be said for chest_tube = 1: needs 10 patients")
     constant = predictions().assign(score_ptx=0.3)
     verdict = bias(scores_of_run(make_run(tmp_path, constant, encoder="c")), ["sex"]).parts[0].contrasts[0].verdict
-    assert verdict == "Cannot be said for sex = M: the score is constant."
+    assert verdict == "Cannot be said for sex = M: the score is constant at label 0."
     gaps = predictions()
     gaps.loc[:99, "sex"] = None
     part = bias(scores_of_run(make_run(tmp_path, gaps, encoder="g")), ["sex"]).parts[0]
@@ -350,3 +351,92 @@ def test_many_models_stand_below_one_another(tmp_path: Path) -> None:
     assert list(turned_header) == ["model", "chest_tube = 1"]
     assert [row[1] for row in turned[:3]] == rows[0][1:]
     assert [row[0] for row in turned[:3]] == list(header[1:])
+
+
+def test_all_models_of_a_page_are_one_family_and_its_size_is_said(tmp_path: Path) -> None:
+    table = predictions(effect=0.35, seed=1)
+    one, two = (
+        bias(scores_of_run(make_run(tmp_path / name, each, encoder=name)), ["chest_tube", "sex"])
+        for name, each in (("one", table), ("two", predictions(seed=2)))
+    )
+    joined = one_family([one, two])
+    every = [each for report in joined for _, each in report.contrasts]
+    for raw, corrected in (
+        ([each.fixed[0].effect.p for each in every], [each.corrected for each in every]),
+        ([each.fixed[0].p for each in every], [each.corrected_auroc for each in every]),
+        (
+            [gap.difference.p for each in every for gap in each.gaps.values()],
+            [each.corrected_gaps[name] for each in every for name in each.gaps],
+        ),
+    ):
+        adjusted = benjamini_hochberg([np.nan if p is None else p for p in raw])
+        assert corrected == [None if np.isnan(p) else pytest.approx(p) for p in adjusted]
+    alone = [each for report in (one, two) for _, each in report.contrasts]
+    assert [each.corrected for each in alone] != [each.corrected for each in every]
+    sizes = {"adjusted effects": 4, "AUROCs for the attribute": 4, "gaps at the operating point": 24}
+    assert joined[0].families == joined[1].families == {**sizes, "tests within lesion sizes": 0}
+    # The verb joins them itself, and writes the sizes.
+    said = CliRunner().invoke(app, ["bias", str(tmp_path), "--by", "chest_tube,sex", "--json"])
+    told = json.loads(said.stdout)
+    assert told["families"]["sizes"]["adjusted effects"] == 4
+    assert [each["corrected"] for model in told["models"] for part in model["parts"] for each in part["contrasts"]] == [
+        pytest.approx(each.corrected) for each in every
+    ]
+    assert "4 adjusted effects, 4 AUROCs" in CliRunner().invoke(app, ["bias", str(tmp_path), "--by", "chest_tube,sex"],
+                                                                env={"COLUMNS": "300"}).output  # fmt: skip
+
+
+def test_gaps_at_the_operating_point_are_those_of_the_statistics(tmp_path: Path) -> None:
+    table = predictions(effect=1.0).assign(fold=np.arange(600) // 2 % 2)
+    threshold = np.where(table["fold"] == 0, 0.3, 0.6)
+    scores = scores_of_run(make_run(tmp_path, table.assign(threshold=threshold)))
+    report = bias(scores, ["chest_tube"])
+    contrast = report.parts[0].contrasts[0]
+    member = table["chest_tube"].to_numpy() == 1
+    expected = operating_gaps(
+        table["target"],
+        table["score_ptx"],
+        member,
+        table["patient"],
+        called=table["score_ptx"] >= threshold,
+        prevalence=table["target"].mean(),
+    )
+    assert contrast.gaps == expected
+    assert report.prevalence == pytest.approx(table["target"].mean())
+    assert contrast.gaps["specificity"].here < contrast.gaps["specificity"].elsewhere
+    text = BiasReport([report]).markdown
+    assert "Specificity with chest_tube = 1 minus elsewhere: -0." in text
+    assert f"at a prevalence of {report.prevalence:.3g} (that of the test set)" in BiasReport([report]).html
+    rare = bias(scores, ["chest_tube"], options=ReportOptions(prevalence=0.01))
+    assert rare.parts[0].contrasts[0].gaps["ppv"].here < contrast.gaps["ppv"].here
+    assert rare.parts[0].contrasts[0].gaps["sensitivity"] == contrast.gaps["sensitivity"]
+    assert "at a prevalence of 0.01 (given)" in BiasReport([rare]).html
+    with pytest.raises(EvalfmError, match="5 is no prevalence"):
+        ReportOptions(prevalence=5)
+
+
+def test_the_verb_takes_a_prevalence(tmp_path: Path) -> None:
+    run = make_run(tmp_path, predictions(effect=1.0))
+    asked = ["bias", str(run.folder), "--by", "chest_tube", "--json"]
+    own, rare = (
+        json.loads(CliRunner().invoke(app, [*asked, *more]).stdout)["models"][0]
+        for more in ([], ["--prevalence", "0.01"])
+    )
+    assert (own["prevalence_given"], rare["prevalence_given"], rare["prevalence"]) == (False, True, 0.01)
+    one, other = (each["parts"][0]["contrasts"][0]["gaps"]["ppv"] for each in (own, rare))
+    assert other["here"] < one["here"]
+    assert other["difference"]["p"] == pytest.approx(one["difference"]["p"])
+    assert CliRunner().invoke(app, [*asked, "--prevalence", "5"]).exit_code != 0
+
+
+def test_rows_without_a_covariate_are_counted_on_the_page(tmp_path: Path) -> None:
+    table = predictions(effect=1.0)
+    table.loc[::10, "age"] = np.nan
+    report = bias(scores_of_run(make_run(tmp_path, table)), ["chest_tube"], adjust=["age", "sex"])
+    lost = int((table["age"].isna() & (table["target"] == 0)).sum())
+    contrast = report.parts[0].contrasts[0]
+    assert contrast.fixed[0].effect.left_out == lost
+    assert f"leaves out {lost} images without a known age or sex (taken as missing completely at" in contrast.verdict
+    assert f">{lost}</td>" in BiasReport([report]).html
+    plain = bias(scores_of_run(make_run(tmp_path / "p", table)), ["chest_tube"])
+    assert "leaves out" not in plain.parts[0].contrasts[0].verdict

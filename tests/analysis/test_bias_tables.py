@@ -101,9 +101,9 @@ UNSAID: dict[str, tuple[pd.DataFrame, str]] = {
     "constant scores": (TABLE.assign(score=0.3), "the score is constant"),
     "constant among negatives": (
         TABLE.assign(score=np.where(TABLE["target"] == 1, TABLE["score"], 0.1 + 0.2)),
-        "at label 0 the score has no spread",
+        "the score is constant at label 0",
     ),
-    "the label as score": (TABLE.assign(score=0.1 + 0.8 * TABLE["target"]), "at label 0 the score has no spread"),
+    "the label as score": (TABLE.assign(score=0.1 + 0.8 * TABLE["target"]), "the score is constant at label 0"),
     "no negatives": (TABLE.assign(target=1), "needs 10 patients of either level at label 0; the smaller has 0"),
     "few rows": (TABLE[:12], "needs 10 patients of either level at label 0"),
     "a stratum without negatives": (
@@ -148,7 +148,7 @@ def test_a_patient_in_both_groups_is_no_two_patients(tmp_path: Path) -> None:
     report = bias(read(tmp_path, TABLE), ["tube", "sex"])
     tube, sex = (part.contrasts[0].fixed[0] for part in report.parts)
     # Half of the patients have a radiograph with a tube and one without; sexes do not change between radiographs.
-    assert tube.method == "clustered, t"
+    assert tube.method == "2000 permutations of patients, and within patients, within the label"
     assert sex.method == "2000 permutations of patients within the label"
     member = TABLE["tube"].to_numpy() == 1
     expected = at_fixed_label(SubgroupScores.of(TABLE["target"], TABLE["score"], member, TABLE["patient"]))[0]

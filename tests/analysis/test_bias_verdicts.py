@@ -10,7 +10,8 @@ import pytest
 from drawn_studies import SimulationDesign, draw_study
 from scipy.stats import binom
 
-from evalfm.analysis.bias import LevelContrast, bias
+from evalfm.analysis.bias import bias
+from evalfm.analysis.contrasts import LevelContrast
 from evalfm.analysis.scores import LabelScores
 from evalfm.metrics import registry
 from evalfm.statistics import fixed_label, subgroups

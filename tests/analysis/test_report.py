@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import bias_of_values
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.svg import Chart, ChartAxis, spanning
@@ -259,6 +259,19 @@ def test_subgroups_are_those_of_the_card_and_what_cannot_be_asked_is_said(tmp_pa
     strata = next(each for heading, each in found.tables if heading == "Subgroups of strong · linear")
     assert [row[:2] for row in strata.rows] == [("view", "AP"), ("view", "PA"), ("age:65", "<65"), ("age:65", "≥65")]
     assert sum(row[2] for row in strata.rows[:2]) == 300
+    gaps = dict(found.tables)["Gaps of strong · linear at the operating point"]
+    figures = ["sensitivity", "specificity", "PPV", "NPV", "mean score − prevalence", "calibration intercept"]
+    assert [(row[0], row[2]) for row in gaps.rows] == [(by, name) for by in ("view", "age:65") for name in figures]
+    by_level = {row[1]: row for row in strata.rows if row[0] == "view"}
+    sensitivity = gaps.rows[0]
+    place = strata.header.index("sensitivity")
+    assert sensitivity[3].value == pytest.approx(by_level["PA"][place].value)
+    assert sensitivity[4].value == pytest.approx(by_level["AP"][place].value)
+    assert sensitivity[5].value == pytest.approx(sensitivity[3].value - sensitivity[4].value)
+    (words,) = [each for each in found.sections if each.title == "Subgroups and shortcuts in words"]
+    # Two models by two attributes, all in one family.
+    assert "4 adjusted effects, 4 AUROCs for the attribute, 24 gaps at the operating point" in words.words
+    assert any(point.startswith("No gap with view = PA was detected in") for point in words.sections[0].points)
     assert found.absent == [
         "Subgroups by chest_tube: There is no attribute in the predictions 'chest_tube'. Known: age, view."
     ]

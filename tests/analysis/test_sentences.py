@@ -12,7 +12,6 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from evalfm.analysis.bias import LevelContrast, _verdict
 from evalfm.analysis.choose import Limits, choose
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
@@ -25,9 +24,6 @@ from evalfm.data.manifest import Manifest
 from evalfm.features.cost import Cost
 from evalfm.metrics.registry import metric_of
 from evalfm.run import Run
-from evalfm.statistics.association import Effect
-from evalfm.statistics.estimate import Estimate
-from evalfm.statistics.fixed_label import FixedLabel, LabelEffect
 from evalfm.tasks.cohort import resolve_task
 from evalfm.tasks.task import list_tasks
 
@@ -227,29 +223,3 @@ def test_methods_say_what_was_done(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["compare", str(seeds[0].folder)], env={"COLUMNS": "200"}).output
     assert "there is no pair to compare" in said
     assert "Holm" not in said
-
-
-def contrast(effect: float, area: tuple[float, float, float], p: float) -> LevelContrast:
-    fixed = FixedLabel(
-        Estimate(area[0], area[1], area[2]),
-        0.01,
-        LabelEffect(effect, effect - 1, effect + 1, 0.5, p, standardised=effect),
-        "t",
-        False,
-    )
-    return LevelContrast("AP", {}, None, None, {0: fixed, 1: fixed}, Effect(None, reason="none"), p, "")
-
-
-@pytest.mark.parametrize(
-    ("effect", "area", "p", "words"),
-    [
-        (0.4, (0.6, 0.55, 0.65), 0.01, "the score is higher with view = AP"),
-        (-0.4, (0.6, 0.55, 0.65), 0.01, "point in opposite ways"),
-        (0.4, (0.52, 0.48, 0.56), 0.01, "its AUROC for that does not differ from .5"),
-        (0.4, (0.6, 0.55, 0.65), 0.2, "No association with view = AP was detected"),
-    ],
-)
-def test_a_verdict_agrees_with_the_figures_beside_it(
-    effect: float, area: tuple[float, float, float], p: float, words: str
-) -> None:
-    assert words in _verdict("view", contrast(effect, area, p))

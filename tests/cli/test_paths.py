@@ -133,7 +133,7 @@ probe: heads recipe shots associate where test_where threshold devices address
 study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
 compare: task head metric reference cohort
-bias: by adjust task label target score patient device
+bias: by adjust task label target score patient lesion_area device
 counterfactual: mask device
 choose: task max_params licence cohort
 report: task title

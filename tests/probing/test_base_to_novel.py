@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from evalfm.analysis.bias import bias_of_values
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.compare import compare
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.scores import asks_questions

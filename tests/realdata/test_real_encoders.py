@@ -12,9 +12,12 @@ import torch
 from PIL import Image as Pil
 from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
+from evalfm.analysis.baselines import against_baselines
+from evalfm.analysis.table import task_tables
 from evalfm.data.images import read_image
 from evalfm.data.importing import import_data
 from evalfm.encoders import load_encoder
+from evalfm.probing.probe import probe
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared" / "data"
@@ -74,3 +77,32 @@ def test_efficientnet_reaches_its_yardstick(
     # The long run holds .01; folds of other patients move these two by as much again.
     assert found.value == pytest.approx(yardstick, abs=0.02)
     assert found.low < found.value < found.high
+
+
+def test_what_age_and_sex_tell_of_pneumothorax_is_not_beaten_and_refits_are_counted(
+    acceptance: ModuleType, tmp_path: Path
+) -> None:
+    nih = import_data("nih-cxr14", RADIOGRAPHS, tmp_path / "nih")
+    runs = probe(
+        acceptance.encoders(tmp_path)["efficientnet-lite0"],
+        "ptx-cls",
+        weights=SHARED / "weights" / acceptance.FILES["efficientnet-lite0"],
+        data=nih,
+        folds=5,
+        heads=["linear"],
+        out=tmp_path / "runs",
+    )
+    (table,) = task_tables(runs)
+    (found,) = against_baselines(table)
+    assert not found.beats_all
+    assert found.baseline == "metadata"
+    assert found.gain.value < 0
+    assert found.gain.speaks_of == "encoders"
+    assert found.gain.training_error is not None
+    assert found.gain.test_error is not None
+    # Forty-four cases: another training sample would move the difference nearly as much as other test patients.
+    assert 0.3 < found.gain.training_error / found.gain.test_error < 1.5
+    # Of a network that ends in a rectifier some features are 0 in all that a draw takes.
+    for run in runs:
+        for again in run.refits().values():
+            assert np.isfinite(again["score_pneumothorax"]).all()

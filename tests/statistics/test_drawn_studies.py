@@ -6,10 +6,19 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from drawn_studies import SimulationDesign, clustered_normal, draw_scores, draw_study, p_values
+from drawn_studies import (
+    CellDesign,
+    SimulationDesign,
+    cell_outcomes,
+    clustered_normal,
+    draw_cells,
+    draw_scores,
+    draw_study,
+    p_values,
+)
 from scipy.stats import binom, norm
 
-from evalfm.statistics.association import mean_difference
+from evalfm.statistics.adjusted import mean_difference
 from evalfm.statistics.auroc import auroc
 from evalfm.statistics.comparison import compare_means
 from evalfm.statistics.fixed_label import as_logit, at_fixed_label
@@ -102,6 +111,71 @@ def test_every_test_holds_its_level_under_every_null(
         every = EACH * len(counts)
         low, high = binom.ppf(RARE, every, 0.05), binom.isf(RARE, every, 0.05)
         assert low <= sum(counts.values()) <= high, (test, counts)
+
+
+CELLS = {
+    "acts at one label": CellDesign(400, 120, 200, 120, covariate="negatives"),
+    "opposite slopes, saturated, few": CellDesign(tubes=12, covariate="opposite", noise="saturated"),
+    "bends, few": CellDesign(covariate="curved"),
+    "skewed, few": CellDesign(tubes=10, noise="skewed"),
+    "twice as wide, few": CellDesign(tubes=30, noise="unequal"),
+    "heavy patients, varying": CellDesign(300, 90, 150, 75, images="heavy", constant=False, correlation=0.9),
+    "geometric, constant": CellDesign(tubes=40, images="geometric", noise="skewed"),
+}
+"""Designs that break naive tests."""
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_effects_within_the_label_hold_their_level_and_their_intervals_cover(name: str) -> None:
+    design, studies = CELLS[name], 60
+    acts = {"none": (), "negatives": (0,)}.get(design.covariate, (0, 1))
+    made = [
+        cell_outcomes(draw_cells(design, np.random.default_rng(seed)), design.covariate != "none", 99)
+        for seed in range(studies)
+    ]
+    for test in made[0]:
+        if any(test == f"AUROC(a given y = {truth})" for truth in acts):
+            continue
+        tested = [each[test] for each in made if each[test].p is not None]
+        # A level of few effective patients has no figure now and then.
+        assert len(tested) >= 0.9 * studies
+        assert sum(each.p <= 0.05 for each in tested) <= binom.isf(RARE, len(tested), 0.05), test
+        if test != "verdict":
+            covered = sum(each.low <= 0 <= each.high for each in tested)
+            assert covered >= binom.ppf(RARE, len(tested), 0.95), test
+
+
+def test_cells_are_what_their_design_says() -> None:
+    generator = np.random.default_rng(0)
+    study = draw_cells(CellDesign(3000, 900, 1000, 600, covariate="opposite"), generator)
+    label, member = study.scores.target, study.scores.member
+    assert (int(member[~label].sum()), int(member[label].sum())) == (900, 600)
+    logit = as_logit(study.scores.score)
+    slopes = [np.polyfit(study.covariate[rows], logit[rows], 1)[0] for rows in (~label, label)]
+    assert slopes == pytest.approx([0.8, -0.8], abs=0.1)
+    assert study.covariate[member].mean() - study.covariate[~member].mean() > 0.5
+    heavy = draw_cells(CellDesign(3000, 900, 1000, 600, images="heavy", constant=False), generator).scores
+    sizes = np.bincount(heavy.patient.astype(int))
+    assert set(sizes) == {1, 40}
+    assert (sizes == 40).mean() == pytest.approx(0.03, abs=0.01)
+    assert 0 < heavy.member[heavy.patient == str(np.argmax(sizes))].mean() < 1
+    flat = draw_cells(CellDesign(3000, 900, noise="saturated"), generator).scores
+    assert (flat.score[~flat.target] < 1e-6).mean() == pytest.approx(0.25, abs=0.03)
+
+
+def test_power_among_few_tubes_rises_with_their_number() -> None:
+    shares = []
+    for tubes in (10, 100):
+        made = [
+            cell_outcomes(draw_cells(CellDesign(tubes=tubes, effect=0.5), np.random.default_rng(seed)), False, 99)
+            for seed in range(40)
+        ]
+        shares.append(sum(each["effect at y = 0"].p <= 0.05 for each in made))
+        covered = sum(each["effect at y = 0"].low <= 0.5 <= each["effect at y = 0"].high for each in made)
+        assert covered >= binom.ppf(RARE, 40, 0.95)
+    # At a power of .95, as half a deviation has in 100 of 300, fewer than 31 of 40 have probability below 1e-4.
+    assert shares[1] >= binom.ppf(RARE, 40, 0.95)
+    assert shares[0] < shares[1]
 
 
 def test_severity_is_found_where_it_is(null_studies: dict[SimulationDesign, list[dict[str, float | None]]]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.stats import binom, t
+from drawn_studies import draw_gap
+from scipy.stats import binom, norm
 from sklearn.metrics import roc_auc_score
 
 from evalfm.statistics.auroc import auroc, auroc_covariance
 from evalfm.statistics.fixed_label import at_fixed_label
-from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, stratum_gap
+from evalfm.statistics.subgroups import SubgroupScores, balanced_auroc, cross_aurocs, hanley_mcneil, stratum_gap
 
 
 def study(
@@ -93,19 +94,74 @@ def drawn(seed: int, patients: int, rows: int = 1) -> tuple[np.ndarray, np.ndarr
     return target, score, patient
 
 
-def test_of_different_patients_the_variances_add() -> None:
-    target, score, patient = drawn(0, 200, 2)
+def pooled(target: np.ndarray, score: np.ndarray, member: np.ndarray, patient: np.ndarray) -> float:
+    """The variance of a gap by pooled placements, patient by patient, where no patient stands twice."""
+    total = 0.0
+    for own in (True, False):
+        above, below = 0.0, 0.0
+        for level in (True, False):
+            mine = np.flatnonzero((target == own) & (member == level))
+            others = score[(target != own) & (member == level)]
+            sign = 1 if own else -1
+            place = np.array([np.mean((sign * (score[i] - others) > 0) + 0.5 * (score[i] == others)) for i in mine])
+            place -= place.mean()
+            above += sum(place[patient[mine] == each].sum() ** 2 for each in np.unique(patient[mine]))
+            below += len(mine) * (1 - 1 / len(np.unique(patient[mine])))
+        total += above / below * sum(1 / ((target == own) & (member == level)).sum() for level in (True, False))
+    return total
+
+
+def logit_limits(area: float, variance: float) -> tuple[float, float]:
+    centre, reach = np.log(area / (1 - area)), norm.isf(0.025) * variance**0.5 / (area * (1 - area))
+    return tuple(1 / (1 + np.exp(-(centre + side * reach))) for side in (-1, 1))
+
+
+def test_of_different_patients_the_placements_are_pooled() -> None:
+    generator = np.random.default_rng(0)
+    patient = np.repeat(np.arange(200), 2)
+    target = (generator.random(200) < 0.4)[patient]
+    score = np.round(target + generator.normal(size=200)[patient] + generator.normal(size=400), 1)
     member = patient % 3 == 0
     found = stratum_gap(SubgroupScores.of(target, score, member, patient))
     parts = [auroc_covariance(target[rows], score[rows], patient[rows]) for rows in (member, ~member)]
-    assert found.value == pytest.approx(parts[0].auroc[0] - parts[1].auroc[0])
-    error = (parts[0].covariance[0, 0] + parts[1].covariance[0, 0]) ** 0.5
-    freedom = np.unique(patient[member]).size - 1
-    assert found.p == pytest.approx(2 * t(freedom).sf(abs(found.value) / error), rel=1e-10)
-    assert (found.high - found.low) / 2 == pytest.approx(t(freedom).isf(0.025) * error, rel=1e-10)
+    areas = [float(each.auroc[0]) for each in parts]
+    assert found.value == pytest.approx(areas[0] - areas[1])
+    error = pooled(target, score, member, patient) ** 0.5
+    assert found.p == pytest.approx(2 * norm.sf(abs(found.value) / error), rel=1e-10)
     # What a test at 5 % finds in four of five studies.
-    law = t(freedom, loc=found.detectable / error)
-    assert law.sf(t(freedom).isf(0.025)) == pytest.approx(0.8, abs=1e-6)
+    assert norm.sf(norm.isf(0.025), loc=found.detectable / error) == pytest.approx(0.8, abs=1e-6)
+    limits = []
+    for part, area, rows in zip(parts, areas, (member, ~member), strict=True):
+        counts = [np.unique(patient[rows & (target == own)]).size for own in (True, False)]
+        limits.append(logit_limits(area, max(part.covariance[0, 0], hanley_mcneil(area, *counts))))
+    low = found.value - np.hypot(areas[0] - limits[0][0], limits[1][1] - areas[1])
+    high = found.value + np.hypot(limits[0][1] - areas[0], areas[1] - limits[1][0])
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_the_gap_holds_its_level_where_a_small_level_is_nearly_perfect() -> None:
+    """10 and 30 patients of AUROC .98: the level's own variance rejects far too often."""
+    pooled_found, apart = 0, 0
+    studies = 150
+    for seed in range(studies):
+        scores = draw_gap(np.random.default_rng(seed), 0.98)
+        gap = stratum_gap(scores)
+        pooled_found += (gap.p or 1.0) < 0.05
+        parts = [scores.among(rows) for rows in (scores.member, ~scores.member)]
+        variance = sum(auroc_covariance(each.target, each.score, each.patient).covariance[0, 0] for each in parts)
+        apart += abs(gap.value) > norm.isf(0.025) * variance**0.5
+        assert gap.low <= gap.value <= gap.high
+    assert pooled_found <= binom.isf(1e-4, studies, 0.05)
+    assert apart > binom.isf(1e-4, studies, 0.05)
+
+
+def test_a_level_that_is_perfect_has_a_width() -> None:
+    target = np.repeat([1, 0, 1, 0], [12, 30, 60, 100])
+    member = np.arange(len(target)) < 42
+    score = np.where(member, target, target + np.random.default_rng(0).normal(size=len(target)))
+    gap = stratum_gap(SubgroupScores.of(target, score, member, np.arange(len(target))))
+    assert gap.low < gap.value < gap.high
+    assert gap.p is not None
 
 
 def test_twins_in_both_levels_have_no_gap_and_no_doubt() -> None:
@@ -154,7 +210,7 @@ def test_too_few_patients_and_constant_scores_give_no_p() -> None:
     target, score, patient = drawn(4, 120)
     few = stratum_gap(SubgroupScores.of(target, score, patient < 12, patient))
     assert few.value is None
-    assert "needs 10 patients of either class" in str(few.reason)
+    assert "needs 10 patients of either level at label 1; the smaller has" in str(few.reason)
     flat = stratum_gap(SubgroupScores.of(target, np.ones(120), patient < 60, patient))
     assert flat.value == 0
     # Never a width of zero.
@@ -179,9 +235,9 @@ def test_patients_in_both_levels_have_the_error_that_leaving_each_out_gives() ->
         ]
     )
     jackknife = (299 / 300 * ((left - left.mean()) ** 2).sum()) ** 0.5
-    freedom = min(np.unique(patient[rows]).size for rows in (member, ~member)) - 1
-    error = (found.high - found.low) / 2 / t(freedom).isf(0.025)
-    assert error == pytest.approx(jackknife, rel=0.02)
+    error = abs(found.value) / norm.isf(found.p / 2)
+    # Pooled over levels, which here differ in nothing.
+    assert error == pytest.approx(jackknife, rel=0.05)
     # What forgetting that a patient stands in both would give.
     parts = [auroc_covariance(target[rows], score[rows], patient[rows]).covariance[0, 0] for rows in (member, ~member)]
     assert sum(parts) ** 0.5 > 1.1 * jackknife

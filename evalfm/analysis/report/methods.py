@@ -75,8 +75,40 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
             f"Encoders and heads were compared in pairs on the same patients ({'; '.join(paired_tests(runs))}) with "
             "Holm's correction over all pairs of a task."
         )
+        sentences += training_words([run for run in runs if run.record.episodes is None])
     sentences.append(_software(runs))
     return " ".join(sentences)
+
+
+def training_words(runs: Sequence[Run]) -> list[str]:
+    """How comparisons count the training sample, or that they speak of the heads that were trained."""
+    ways = {run.folder: _way(run) for run in runs}
+    found = [each for each in dict.fromkeys(ways.values()) if each]
+    if not runs:
+        return []
+    if not found:
+        return [
+            "Comparisons are of these trained heads: what another training sample would have changed is not counted."
+        ]
+    where = "" if all(ways.values()) else ", where both of a pair tell it; the others are of these trained heads"
+    return [f"Standard errors, intervals and p of differences count training variance by {_listed(found)}{where}."]
+
+
+def _way(run: Run) -> str:
+    """By what the training variance of a run is known; empty where it is not."""
+    record = run.record
+    if record.refits is not None and not record.refits.learns:
+        return "none of a head that learns nothing"
+    if record.refits is not None and record.refits.numbers:
+        among = "all fitted again" if record.refits.chosen_again else "those fitted for the run"
+        count = len(record.refits.numbers)
+        return (
+            f"{count} refits on resampled patients of train and val (hyper-parameters chosen by the drawn val among "
+            f"{among}; test patients fixed)"
+        )
+    if record.config.shots is not None and not record.data.folds:
+        return f"draws of {record.config.shots} shots, where there are several" if record.data.pool else ""
+    return "the folds (Nadeau and Bengio 2003, conservative)" if record.data.folds else ""
 
 
 def paired_tests(runs: Sequence[Run]) -> list[str]:

@@ -7,14 +7,18 @@ from dataclasses import replace
 from typing import TypeVar
 
 from evalfm.analysis.attributes import attributes
-from evalfm.analysis.bias import Bias, ValueBias, bias_of_questions, bias_of_values
+from evalfm.analysis.bias import bias_of_questions, one_family
+from evalfm.analysis.bias_of_values import bias_of_values, one_family_of_values
 from evalfm.analysis.bias_page import effect_cell
+from evalfm.analysis.bias_sections import GAPS, operating_caption, operating_rows
+from evalfm.analysis.contrasts import Bias, ValueBias
 from evalfm.analysis.figures import p_words
 from evalfm.analysis.pages import Section
 from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
+from evalfm.analysis.verdicts import family_words, sentences, value_sentences
 from evalfm.errors import EvalfmError
 from evalfm.metrics.metric import THRESHOLD
 from evalfm.metrics.registry import metrics_in
@@ -43,19 +47,27 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
             lambda line: bias_of_questions(questions_of_run(line.runs[0], model=charts.name_of(line)), by),
         )
         if scored:
-            every = [report for _, reports in scored for report in reports]
-            made.tables += [_strata(f"{made.anchor}-strata", *scored[0]), _leaning(f"{made.anchor}-leaning", every)]
+            every = one_family([report for _, reports in scored for report in reports])
+            joined = iter(every)
+            scored = [(line, [next(joined) for _ in reports]) for line, reports in scored]
+            made.tables += [
+                _strata(f"{made.anchor}-strata", *scored[0]),
+                _leaning(f"{made.anchor}-leaning", every),
+                _operating(f"{made.anchor}-operating-gaps", *scored[0]),
+            ]
         models = [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in scored]
+        families = family_words(scored[0][1][0].families) if scored else ""
     else:
         found = _of_each(
             made, lines, lambda line: replace(bias_of_values(line.runs[0], by), model=charts.name_of(line))
         )
-        values = [each for _, each in found]
+        values = one_family_of_values([each for _, each in found])
         if values:
             made.tables += [_levels(f"{made.anchor}-strata", values[0]), _gaps(f"{made.anchor}-differences", values)]
-        models = [Section(each.model, points=[gap.verdict for _, gap in each.gaps]) for each in values]
+        models = [Section(each.model, points=value_sentences(each)) for each in values]
+        families = family_words(values[0].families) if values else ""
     if models:
-        made.sections.append(Section("Subgroups and shortcuts in words", sections=models))
+        made.sections.append(Section("Subgroups and shortcuts in words", words=families, sections=models))
 
 
 def _of_each(made: Section, lines: Sequence[Line], report: Callable[[Line], Found]) -> list[tuple[Line, Found]]:
@@ -105,7 +117,7 @@ def _gaps(name: str, of_values: Sequence[ValueBias]) -> tuple[str, Table]:
     header = ["value", "attribute", "model", "difference", "p", "detectable"]
     caption = (
         "Mean at the level minus mean elsewhere: Dice adjusted for the logarithm of the lesion's area, errors for the "
-        "truth. p after Benjamini and Hochberg within a model. detectable: with 80 % power. Associations only."
+        "truth. p after Benjamini and Hochberg over these models. detectable: with 80 % power. Associations only."
     )
     return "Whose masks or measurements differ", table(name, header, rows, caption)
 
@@ -138,17 +150,34 @@ def _leaning(name: str, reports: Sequence[Bias]) -> tuple[str, Table]:
                 rows.append([*first, negatives.effect.detectable, negatives.auroc])
     header = ["attribute", "model", "difference in standard deviations", "detectable", "AUROC for the attribute"]
     caption = (
-        "Among images without the finding; p after Benjamini and Hochberg within a model. detectable: the difference "
-        "that would have been found with 80 % power. Associations only."
+        "Among images without the finding; p after Benjamini and Hochberg over these models. detectable: the "
+        "difference that would have been found with 80 % power. Associations only."
     )
     return "What a score leans on", table(name, header, rows, caption)
+
+
+def _operating(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Table]:
+    several = len(reports) > 1
+    rows: list[list[Value]] = []
+    for report in reports:
+        for part in report.parts:
+            first: list[Value] = [*([_class_of(report)] if several else []), part.attribute]
+            rows += [[*first, *row] for row in operating_rows(part.contrasts)]
+    header = [*(["class"] if several else []), "attribute", *GAPS]
+    caption = operating_caption(reports[0])
+    if several:
+        caption = (
+            "Each class or label against all else, level minus elsewhere, images of all folds together, p corrected "
+            "over all gaps here; PPV and NPV at the class's prevalence in the test set."
+        )
+    return f"Gaps of {charts.name_of(line)} at the operating point", table(name, header, rows, caption)
 
 
 def _verdicts(reports: Sequence[Bias]) -> list[str]:
     """Of one question all; of many labels or classes those that found something, and how many did not."""
     every = [(report, each) for report in reports for part in report.parts for each in part.contrasts]
     if len(reports) == 1:
-        return [each.verdict for _, each in every]
+        return sentences(reports[0])
     found = [f"{_class_of(report)}: {each.verdict}" for report, each in every if each.associated]
     tested = sum(each.is_tested for _, each in every)
     others = [

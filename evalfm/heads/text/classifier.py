@@ -125,6 +125,7 @@ class ZeroShotHead(TextHead):
     )
     kinds: ClassVar[frozenset[str]] = frozenset({"binary", "multilabel", "multiclass", "ordinal"})
     deterministic: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,7 @@ def _few(split: Split, given: SplitInput) -> Split:
         raise EvalfmError(f"--shots counts images per class, which {cohort.kind} has not; take --label-fraction.")
     labels, units = cohort.strata[split.train], given.units[split.train]
     kept = by_patient.nested_shots(labels, units, options.shots, given.subset_seed)
-    few = replace(split, train=split.train[kept])
+    few = replace(split, train=split.train[kept], pool=int(np.unique(labels, return_counts=True)[1].min()))
     return few if options.val_shots is None else _few_val(few, given)
 
 

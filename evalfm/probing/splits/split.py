@@ -25,6 +25,7 @@ class Split:
         fold: which fold it is, or None where there is one split.
         cautions: what must be said of how it was made.
         episodes: draws of support from train and of queries from test, where there are some; then val is empty.
+        pool: images of the rarest class among which those of train were drawn, where so many of each were.
     """
 
     train: NDArray[np.intp]
@@ -33,6 +34,7 @@ class Split:
     fold: int | None = None
     cautions: tuple[Caution, ...] = ()
     episodes: Episodes | None = None
+    pool: int | None = None
 
     @property
     def where(self) -> str:

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from evalfm.analysis.attributes import declared
-from evalfm.analysis.bias import bias_of_questions, bias_of_values
+from evalfm.analysis.bias import bias_of_questions
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.predictions import Predictions
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.task import PARTS, SHOWN, sections
