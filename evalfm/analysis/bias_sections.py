@@ -29,7 +29,8 @@ ACROSS = (
 )
 
 
-MEASURED = (*(name.upper() if name.startswith("au") else name for name in SHOWN), "mean score − prevalence")
+NAMED = {"auroc": "AUROC", "auprc": "AUPRC", "auprc_chance": "AUPRC by chance"}
+MEASURED = (*(NAMED.get(name, name) for name in SHOWN), "mean score − prevalence")
 TESTS = (
     *("level", "AUROC without the finding", "p", "p, corrected", "AUROC with the finding", "p"),
     *("difference in standard deviations", "p, corrected", "detectable", "left out", "fitted on", "tested by"),
