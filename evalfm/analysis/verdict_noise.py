@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evalfm.analysis.bias import Bias
+from evalfm.analysis.contrasts import Bias
 from evalfm.analysis.label_noise import FlipRates
 from evalfm.analysis.scores import LabelScores
 from evalfm.errors import EvalfmError

@@ -46,6 +46,15 @@ class BiasOptions(CardModel):
         Field(description="At and above it a score is positive; it must not come from these rows."),
         Option(TABLE),
     ] = None
+    prevalence: Annotated[
+        float | None,
+        Field(gt=0, lt=1, description="For PPV and NPV by subgroup, a fraction; by default that of the test set."),
+    ] = None
+    lesion_area: Annotated[
+        str | None,
+        Field(description="Column of the lesion's area, for strata of its size; lesion_area, where there is one."),
+    ] = None
+    size_strata: Annotated[int, Field(ge=2, le=10, description="Strata of lesion size: 3 are tertiles.")] = 3
     label_noise: Annotated[
         str | None,
         Field(
@@ -81,12 +90,13 @@ def bias(
 ) -> None:
     """Report each attribute's strata and whether the score depends on it at fixed label.
 
-    Scores are tested among images without the finding; Dice, false alarms and errors by their means. Each of several
-    labels is a question of its own, and so is each class against the rest; grades are reported by the error of the
-    expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is read as the
-    run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and scores are
-    ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among the named
-    folders already are shown without them.
+    Scores are tested among images without the finding; Dice, false alarms and errors by their means. Sensitivity,
+    specificity, predictive values and calibration are compared between levels. p is corrected over all models named.
+    Each of several labels is a question of its own, and so is each class against the rest; grades are reported by the
+    error of the expected grade, or one of them by --label. A run's predictions.parquet, copied or turned into CSV, is
+    read as the run. Of other tables, for one yes-or-no question, a column of splits says which rows are of test, and
+    scores are ranked within a column of folds. --decode and --curve make runs, as a study does; those that are among
+    the named folders already are shown without them.
 
     Examples:
 
@@ -96,9 +106,10 @@ def bias(
 
         evalfm bias runs --task density --by age:50,view --label D
 
-        evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5
+        evalfm bias predictions.csv --by sex,age:65 --adjust view --threshold 0.5 --prevalence 0.05
     """
-    from evalfm.analysis.bias import bias_of_questions, bias_of_values
+    from evalfm.analysis.bias import ReportOptions, bias_of_questions, one_family
+    from evalfm.analysis.bias_of_values import bias_of_values, one_family_of_values
     from evalfm.analysis.bias_page import BiasReport
     from evalfm.analysis.scores import asks_questions, predictions_of_table, questions_of_run, scores_of_table
     from evalfm.analysis.shortcuts import decodability, shortcut_curves
@@ -108,7 +119,8 @@ def bias(
     refuse_folder(html)
     refuse_folder(markdown)
     request = validate(BiasOptions, dict(options), "The call")
-    by, adjust, label, threshold = request.by, request.adjust, request.label, request.threshold
+    by, label, threshold = request.by, request.label, request.threshold
+    chosen = ReportOptions(tuple(request.adjust), request.prevalence, request.lesion_area, request.size_strata)
     rates = noise_rates(request.label_noise)
     asked: list[LabelScores] = []
     runs, every, tables = _inputs(models, request)
@@ -141,21 +153,22 @@ def bias(
         try:
             if asks_questions(run, label):
                 questions = questions_of_run(run, label, model=name)
-                reports += bias_of_questions(questions, by, adjust=adjust)
+                reports += bias_of_questions(questions, by, options=chosen)
                 asked += questions
             else:
-                values.append(replace(bias_of_values(run, by, label=label, adjust=adjust), model=name))
+                values.append(replace(bias_of_values(run, by, label=label, options=chosen), model=name))
         except UnknownNameError:
             raise
         except EvalfmError as error:
             # One of several models ends nothing.
             absent[name] = error
-    reports += [report for each in beside for report in bias_of_questions(each, by, adjust=adjust)]
+    reports += [report for each in beside for report in bias_of_questions(each, by, options=chosen)]
     asked += [each for together in beside for each in together]
-    noise = [each for scores in asked for each in verdicts_of(scores, by, adjust, rates)]
-    values += [bias_of_values(each, by, label=name, adjust=adjust) for each, name in own]
+    noise = [each for scores in asked for each in verdicts_of(scores, by, chosen, rates)]
+    values += [bias_of_values(each, by, label=name, options=chosen) for each, name in own]
     if absent and not reports and not values:
         raise next(iter(absent.values()))
+    reports, values = one_family(reports), one_family_of_values(values)
     not_shown = [f"{name}: {error}" for name, error in absent.items()]
     report = BiasReport(reports, values, decoded, curves, not_shown)
     if html is not None:
@@ -176,6 +189,7 @@ def bias(
     _tell(report.verdicts[len(reports) :])
     print_verdicts(noise)
     lines = [
+        *report.families,
         *report.shortcuts,
         *(f"Not shown: {reason}" for reason in not_shown),
         *(f"  {each}" for each in report.cautions),

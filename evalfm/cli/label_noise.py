@@ -10,6 +10,7 @@ import typer
 from evalfm.cli.console import print_rows
 
 if TYPE_CHECKING:
+    from evalfm.analysis.bias import ReportOptions
     from evalfm.analysis.label_noise import FlipRates, LabelNoise
     from evalfm.analysis.scores import LabelScores
     from evalfm.analysis.verdict_noise import VerdictUnderNoise
@@ -49,13 +50,13 @@ def print_noise(found: Sequence[LabelNoise]) -> None:
 
 
 def verdicts_of(
-    scores: LabelScores, by: Sequence[str], adjust: Sequence[str], rates: Sequence[FlipRates]
+    scores: LabelScores, by: Sequence[str], options: ReportOptions, rates: Sequence[FlipRates]
 ) -> list[VerdictUnderNoise]:
     """How often the verdicts on ``scores`` are the same at ``rates``; none without rates."""
     from evalfm.analysis.bias import bias
     from evalfm.analysis.verdict_noise import verdicts_under_noise
 
-    return verdicts_under_noise(scores, lambda each: bias(each, by, adjust=adjust), rates) if rates else []
+    return verdicts_under_noise(scores, lambda each: bias(each, by, options=options), rates) if rates else []
 
 
 def print_verdicts(found: Sequence[VerdictUnderNoise]) -> None:

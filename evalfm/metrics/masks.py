@@ -14,7 +14,7 @@ from evalfm.metrics.rows import Masks, Question
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.froc import froc_statistic
 from evalfm.statistics.intervals import Measured
-from evalfm.statistics.resampling import FromRows, Positions, over_folds, ratio, sums_over_folds
+from evalfm.statistics.resampling import FromRows, FromSums, Positions, over_folds, ratio
 
 SEGMENTATION = ("segmentation",)
 NO_LESION = "no image has a lesion"
@@ -70,7 +70,8 @@ def _image_auroc(rows: Masks) -> Measured | Estimate:
 
 def _lesion_sensitivity(rows: Masks) -> Measured:
     counts = np.stack([rows.column("lesions"), rows.column("lesions_found")], axis=1)
-    statistic = sums_over_folds(counts, rows.patients, lambda sums: ratio(sums[..., 1], sums[..., 0]))
+    patients = rows.patients
+    statistic = FromSums(counts, patients.codes, patients.count, lambda sums: ratio(sums[..., 1], sums[..., 0]))
     return Measured(statistic, rows.patients.behind(counts[:, 0] > 0), NO_LESION)
 
 

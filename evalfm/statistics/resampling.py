@@ -349,27 +349,6 @@ def over_folds(patients: Patients, build: Callable[[Positions], Statistic], keep
     return Average([build(np.flatnonzero(patients.folds == fold)) for fold in kept])
 
 
-def sums_over_folds(
-    columns: Values,
-    patients: Patients,
-    formula: Callable[[Values], Values],
-    rows: Mask | None = None,
-) -> Statistic:
-    """``formula`` of the sums of ``columns`` [N, d] among ``rows`` (bool [N]), averaged over folds.
-
-    >>> patients = identify(["a", "b", "c"], folds=[0, 0, 1])
-    >>> sums_over_folds(np.array([[1.0], [2.0], [5.0]]), patients, lambda sums: sums[..., 0]).on_the_data()
-    4.0
-    """
-    among = np.ones(len(columns), dtype=bool) if rows is None else rows
-
-    def build(members: Positions) -> FromSums:
-        kept = members[among[members]]
-        return FromSums(columns[kept], patients.codes[kept], patients.count, formula)
-
-    return over_folds(patients, build)
-
-
 def mean_over_images(values: NDArray[np.generic], patients: Patients, rows: Mask | None = None) -> FromSums:
     """Mean of ``values`` [N] over the images ``rows`` (bool [N], all if None), those of all folds together.
 

@@ -19,7 +19,7 @@ from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.froc import RATES, froc_curve
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.resampling import ratio, sums_over_folds
+from evalfm.statistics.resampling import FromSums, ratio
 
 THIRDS = ("small", "medium", "large")
 FEWEST_LESIONS = 6
@@ -66,11 +66,11 @@ def by_size(masks: Masks) -> list[SizeStratum]:
         of = third == number
         row, hit = there["row"].to_numpy(np.intp)[of], there["matched"].to_numpy(np.float64)[of]
         counts = np.stack([np.bincount(row, minlength=images), np.bincount(row, hit, images)], axis=1)
-        statistic = sums_over_folds(
-            counts.astype(np.float64), masks.patients, lambda sums: ratio(sums[..., 1], sums[..., 0])
+        people = masks.patients
+        statistic = FromSums(
+            counts.astype(np.float64), people.codes, people.count, lambda sums: ratio(sums[..., 1], sums[..., 0])
         )
-        patients = masks.patients.behind(counts[:, 0] > 0)
-        measured = {"": Measured(statistic, patients, "no lesion is of this size")}
+        measured = {"": Measured(statistic, people.behind(counts[:, 0] > 0), "no lesion is of this size")}
         found.append(
             SizeStratum(words[number], int(of.sum()), estimates(measured, masks.patients, unit=masks.unit)[""])
         )
