@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 import evalfm
-from evalfm.analysis.bias import bias_of_questions, bias_of_values
+from evalfm.analysis.bias import bias_of_questions
+from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.compare import compare
 from evalfm.analysis.report.methods import methods_paragraph
 from evalfm.analysis.report.page import report_page
