@@ -244,9 +244,9 @@ class Footnotes:
 
         ``~`` marks an approximate interval, ``–`` an absent number.
         """
-        from evalfm.analysis.figures import describe
+        from evalfm.analysis.figures import EXPECTATION, describe
 
-        if estimate.reason:
+        if estimate.reason and estimate.method != EXPECTATION:
             self._cells.setdefault(estimate.reason, []).append(place)
         if estimate.note:
             self._cells.setdefault(f"~ {estimate.note}", [])

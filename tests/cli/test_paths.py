@@ -131,6 +131,7 @@ convert: out
 data overlap: out
 embed: out
 data check: html
+show encoder: write_card
 """
 WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address
