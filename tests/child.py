@@ -32,11 +32,12 @@ from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
 from evalfm.probing import head_group, pictures
 from evalfm.probing.probe import probe
+from evalfm.refits import REFITS
 from evalfm.run import HEAD, RECORD, Run, find_runs
 
 RADIOGRAPHS = 24
 SIDE = 48
-FILES = {RECORD, PREDICTIONS, HEAD, "figures/roc.png"}
+FILES = {RECORD, PREDICTIONS, REFITS, HEAD, "figures/roc.png"}
 """Of the pictures one: the others are written in the same way, and each kill is a whole probe."""
 OLD = "The run that was there before."
 Scene = Callable[[Path], dict[str, object]]
@@ -99,6 +100,7 @@ class Result:
         self.old = OLD in map(str, run.record.cautions)
         self.content = (
             (run.folder / PREDICTIONS).read_bytes(),
+            (run.folder / REFITS).read_bytes(),
             (run.folder / HEAD).read_bytes(),
             run.record.model_dump_json(include={"metrics", "chosen", "key"}),
         )
@@ -289,10 +291,10 @@ def meet(folder: Path, number: int, count: int = 2) -> None:
 def probe_in_company(folder: Path, data: Manifest, number: int, **options: object) -> None:
     write_run = head_group.write_run
 
-    def write_together(*arguments: object) -> None:
+    def write_together(*arguments: object, **named: object) -> None:
         # Both have found no run and are about to publish theirs.
         meet(folder, number)
-        write_run(*arguments)  # type: ignore[arg-type]
+        write_run(*arguments, **named)  # type: ignore[arg-type]
 
     head_group.write_run = write_together  # type: ignore[assignment]
     run_probe(folder, data, **options)

@@ -35,7 +35,7 @@ def told():
             check=False,
         )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["full"]["codes"] == [0] * 15, done.stderr
+    assert json.loads(done.stdout)["full"]["codes"] == [0] * 17, done.stderr
     return json.loads(done.stdout)
 
 
@@ -52,7 +52,7 @@ def test_two_probes_that_publish_one_run_at_once_leave_one_run(told, start):
 @posix
 def test_a_full_disk_is_told_lists_nothing_and_the_next_call_works(told):
     scenes = told["full"]["scenes"]
-    assert [scene["start"] for scene in scenes] == ["stored"] * 4 + ["empty"] * 3
+    assert [scene["start"] for scene in scenes] == ["stored"] * 5 + ["empty"] * 3
     for scene in scenes:
         what = "run could not be written" if scene["start"] == "stored" else "cannot be written"
         assert what in scene["message"], scene
