@@ -25,6 +25,8 @@ Executor = Literal["local", "ray"]
 Baselines = Literal["default", "none", "all"]
 THRESHOLD_RULE = "youden"
 REFITS = 20
+FEWEST_REFITS = 5
+"""With fewer in common there is no variance over refits worth the name."""
 EPISODE_HEADS = ("linear", "prototypes", "knn")
 EPISODE_RECIPE: dict[str, Any] = {"probe_start": False, "epochs": 10, "least_steps": 100}
 """In place of the recipe of an adaptation: a support has no val to choose a probe on."""
@@ -314,10 +316,10 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             choose_threshold([0, 1], [0, 1], self.threshold)
         if self.strength and not (self.episodes and self.adaptation == "frozen" and "linear" in self.episode_heads):
             raise ValueError("strength is the C of the head linear in episodes on frozen features; leave it out")
-        if self.refits == 1:
-            raise ValueError("one refit has no variance; take refits of 2 or more, or 0 for none")
+        if 0 < self.refits < FEWEST_REFITS:
+            raise ValueError(f"refits below {FEWEST_REFITS} are not counted; take {FEWEST_REFITS} or more, or 0")
         if self.refit_choice and not self.refits:
-            raise ValueError("refit_choice is what refits choose; leave it out, or take refits of 2 or more")
+            raise ValueError("refit_choice is what refits choose; leave it out, or take refits as well")
         if self.episodes and self.threshold != THRESHOLD_RULE:
             raise ValueError("episodes have no val to pick a threshold on; leave threshold out")
         # That of another adaptation, or of none, is refused here.

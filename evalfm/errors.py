@@ -45,7 +45,7 @@ def shown(text: str) -> str:
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Say which known names are meant: the nearest ones, else all of them."""
-    names = sorted(known)
+    names = sorted(set(known))
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if near:
         return "Did you mean " + " or ".join(map(shown, near)) + "?"

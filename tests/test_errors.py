@@ -19,3 +19,7 @@ def test_long_and_many_names_are_listed_in_part():
     assert told.endswith("and 700 more.")
     near = suggestion("z" * 400, ["z" * 401])
     assert near == f"Did you mean '{'z' * 80}…'?"
+
+
+def test_a_name_that_stands_twice_is_listed_once():
+    assert suggestion("x", ["b", "a", "b"]) == "Known: a, b."

@@ -56,7 +56,7 @@ class AgainstBaselines:
         figures = f"{self.metric} {gain.value:+.{digits}f}{interval}, {p}"
         if self.beats_all:
             return f"{name} beats every baseline; nearest {self.baseline}: gain in {figures}."
-        others = [each for each in self.unbeaten if each != self.baseline]
+        others = [each for each in dict.fromkeys(self.unbeaten) if each != self.baseline]
         nor = f" (nor {', '.join(others)})" if others else ""
         return f"{name} does not beat {self.baseline}{nor}: gain in {figures}."
 

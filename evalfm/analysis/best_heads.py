@@ -65,7 +65,8 @@ class HeadByVal:
             return {}
         value, best = self.values[self.best], _use(self.lines[self.best])
         return {
-            " · ".join(line): f"its {best} is better on val ({self.metric} {value:.3f} against {other:.3f})"
+            " · ".join(line): f"its {best} is {'as good' if other == value else 'better'} on val "
+            f"({self.metric} {value:.3f} against {other:.3f})"
             for line, other in zip(self.lines, self.values, strict=True)
             if line != self.chosen
         }

@@ -173,8 +173,8 @@ def compare(
         tables = of_cohort(tables, cohort)
     if reference is not None and margin is None:
         raise EvalfmError("--reference is what --margin refers to; give both.")
-    if margin is not None and margin <= 0:
-        raise EvalfmError(f"--margin must be positive, not {margin:g}.")
+    if margin is not None and not 0 < margin < float("inf"):
+        raise EvalfmError(f"--margin must be positive and finite, not {margin:g}.")
     if not tables:
         raise EvalfmError("There is no run to compare; name folders of runs.")
     # Baselines alone, on a cohort that no encoder was tested on, stop nothing.

@@ -54,7 +54,7 @@ class Times:
         Raises:
             EvalfmError: the runs were timed on several, or the limit is not positive.
         """
-        if limit <= 0:
+        if not limit > 0:
             raise EvalfmError(f"--max-ms must be positive, not {limit:g}.")
         if len(self.devices) > 1:
             raise EvalfmError(

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from evalfm.config import FEWEST_REFITS
 from evalfm.errors import EvalfmError
 from evalfm.metrics.metric import Contrast, Metric
 from evalfm.metrics.registry import measurable
@@ -20,8 +21,6 @@ from evalfm.statistics.intervals import Measured
 from evalfm.statistics.resampling import Average, Statistic
 from evalfm.statistics.training_variance import Variance, counting, over_draws, over_folds, over_refits
 
-FEWEST_REFITS = 5
-"""With fewer in common there is no variance over refits worth the name."""
 FEWEST_FOLDS = 3
 """From two folds t has one degree of freedom, by which nothing is ever found."""
 TRAINED_HEADS = "Differences are of these trained heads: what another training sample would have changed is not counted"

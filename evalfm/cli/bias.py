@@ -164,6 +164,10 @@ def bias(
             absent[name] = error
     reports += [report for each in beside for report in bias_of_questions(each, by, options=chosen)]
     asked += [each for together in beside for each in together]
+    if rates and not asked and not absent:
+        raise EvalfmError("--label-noise is for yes-or-no labels, and none of these models answers one.")
+    if request.prevalence is not None and not asked and not absent:
+        raise EvalfmError("--prevalence is of predictive values, and none of these models answers yes or no.")
     noise = [each for scores in asked for each in verdicts_of(scores, by, chosen, rates)]
     values += [bias_of_values(each, by, label=name, options=chosen) for each, name in own]
     if absent and not reports and not values:

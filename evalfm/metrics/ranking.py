@@ -15,6 +15,8 @@ from evalfm.statistics.resampling import FromRows, Mask, Patients, Positions, St
 
 FEWEST_IN_FOLD = 2
 """Patients of either class without whom a fold ranks nothing: no variance could be had of it."""
+ENOUGH = f"{FEWEST_IN_FOLD} patients with a positive label and {FEWEST_IN_FOLD} with a negative one"
+NO_FOLD = f"no fold holds {ENOUGH}"
 
 
 def measured_auroc(rows: Question) -> Measured | Estimate:
@@ -54,11 +56,10 @@ def _ranked_in_folds(
     patients = rows.patients
     keep = folds_that_rank(rows.label, patients)
     lost = 0 if keep is None else int((~keep).sum())
-    words = f"{FEWEST_IN_FOLD} patients with a positive label and {FEWEST_IN_FOLD} with a negative one"
     if keep is not None and lost == len(keep):
-        return Estimate.absent(f"no fold holds {words}", n=patients.behind(), unit=rows.unit)
+        return Estimate.absent(NO_FOLD, n=patients.behind(), unit=rows.unit)
     note = (
-        f"{lost} of {len(keep)} folds hold fewer than {words} and are left out" if keep is not None and lost else None
+        f"{lost} of {len(keep)} folds hold fewer than {ENOUGH} and are left out" if keep is not None and lost else None
     )
     return Measured(over_folds(patients, build, keep), patients.behind(), undefined, fewest, note)
 
@@ -79,7 +80,8 @@ def chance_precision(rows: Question) -> Estimate:
     inside = [label] if keep is None else [label[patients.folds == fold] for fold in np.flatnonzero(keep)]
     found = [chance_average_precision(int(each.sum()), len(each)) for each in inside if each.any()]
     if not found:
-        return Estimate.absent("no image is positive", n=patients.behind(), unit=rows.unit)
+        reason = NO_FOLD if label.any() else "no image is positive"
+        return Estimate.absent(reason, n=patients.behind(), unit=rows.unit)
     return Estimate(
         float(np.mean(found)), n=patients.behind(), unit=rows.unit, reason=AN_EXPECTATION, method=EXPECTATION
     )

@@ -77,7 +77,8 @@ def bca_interval(value: float, resampled: Values, deleted: Values, level: float 
     bias = ndtri(below)
     tails = bias + ndtri(np.array([(1 - level) / 2, (1 + level) / 2]))
     stretch = 1 - acceleration(deleted) * tails
-    if np.any(stretch <= 0):
+    # No number where the squares of the values left out are beyond what a number can hold.
+    if not np.all(stretch > 0):
         return None
     low, high = np.quantile(resampled, ndtr(bias + tails / stretch))
     return float(low), float(high)

@@ -66,6 +66,8 @@ def test_every_baseline_that_stands_is_named(tmp_path: Path) -> None:
     assert set(against.unbeaten) == {"metadata", "pixels"}
     (other,) = {"metadata", "pixels"} - {against.baseline}
     assert f"does not beat {against.baseline} (nor {other}): gain in auroc -0." in against.sentence
+    twice = replace(against, unbeaten=(other, *against.unbeaten, other))
+    assert twice.sentence == against.sentence
 
 
 def test_an_error_is_better_where_it_is_lower(tmp_path: Path) -> None:

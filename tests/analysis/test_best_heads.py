@@ -115,7 +115,9 @@ def test_ties_go_to_the_first_head_and_errors_are_better_small(tmp_path: Path) -
         make_run(tmp_path / "a", binary_table(signal(TARGET, strength, 4), TARGET), head=head, val=on_val(scores))
         for head, strength in (("mlp", 2.0), ("knn", 0.5))
     ]
-    assert best_heads(task_tables(made)[0])[0].chosen == ("one", "knn", "frozen")
+    (found,) = best_heads(task_tables(made)[0])
+    assert found.chosen == ("one", "knn", "frozen")
+    assert all(" is as good on val " in reason for reason in found.passed_over.values())
     target = np.random.default_rng(1).normal(size=60)
     values = pd.DataFrame({"id": [f"{row:03}" for row in range(60)], "patient": [f"{row:03}" for row in range(60)]})
     made = [

@@ -116,6 +116,10 @@ def test_the_verb_takes_scores_and_masks_at_once(tmp_path: Path) -> None:
     assert "adjusted for log area" in page
     assert "without the finding" not in page
     told = CliRunner().invoke(app, ["bias", str(tmp_path / "runs"), "--by", "chest_tube", "--json"])
+    for option, words in (("--label-noise", "yes-or-no labels"), ("--prevalence", "predictive values")):
+        refused = CliRunner().invoke(app, ["bias", str(tmp_path / "runs"), "--by", "chest_tube", option, ".1"])
+        assert isinstance(refused.exception, EvalfmError)
+        assert words in str(refused.exception)
     assert json.loads(told.stdout)["models"][0]["outcomes"][0]["name"] == "Dice of ptx where it is there"
 
 

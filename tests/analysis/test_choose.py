@@ -160,8 +160,9 @@ def test_a_limit_on_time_excludes_the_slow_and_the_untimed(tmp_path: Path) -> No
     assert {each.encoder for each in choose(made, "ptx-cls", Limits(most_milliseconds=80)).candidates} == {
         "large", "small",
     }  # fmt: skip
-    with pytest.raises(EvalfmError, match="must be positive"):
-        choose(made, "ptx-cls", Limits(most_milliseconds=0))
+    for wrong in (0, float("nan")):
+        with pytest.raises(EvalfmError, match="must be positive"):
+            choose(made, "ptx-cls", Limits(most_milliseconds=wrong))
 
 
 def test_times_of_two_devices_are_never_held_to_one_limit(tmp_path: Path) -> None:

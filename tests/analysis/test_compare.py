@@ -313,8 +313,9 @@ def test_non_inferiority_refers_to_what_is_named(tmp_path: Path) -> None:
     assert not any(entry.non_inferior for entry in narrow.entries)
     with pytest.raises(EvalfmError, match="good"):
         compare(made, margin=0.1, reference="goood")
-    with pytest.raises(EvalfmError, match="must be positive"):
-        compare(made, margin=-0.1)
+    for wrong in (-0.1, float("nan"), float("inf")):
+        with pytest.raises(EvalfmError, match="must be positive and finite"):
+            compare(made, margin=wrong)
     with pytest.raises(EvalfmError, match="give both"):
         compare(made, reference="good")
 

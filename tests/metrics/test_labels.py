@@ -238,7 +238,8 @@ def test_a_fold_with_one_positive_patient_is_left_out_and_said():
     chance = np.mean([chance_average_precision(int(few[folds == f].sum()), 60) for f in (1, 2, 3)])
     assert found["auprc_chance"].value == pytest.approx(chance)
     lonely = binary_metrics(target[:40], score[:40], np.arange(40), Sampling(folds=np.arange(40)), threshold=None)
-    assert lonely["auroc"].reason.startswith("no fold holds 2 patients with a positive label")
+    for name in ("auroc", "auprc", "auprc_chance"):
+        assert lonely[name].reason.startswith("no fold holds 2 patients with a positive label")
 
 
 def test_runs_are_paired_over_the_folds_that_their_auroc_is_of():

@@ -64,6 +64,11 @@ def test_bca_counts_resamples_level_with_the_estimate_by_half():
     assert found == pytest.approx((expected.low, expected.high), rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_bca_of_values_whose_squares_are_no_numbers_is_none():
+    assert bca_interval(1.0, np.linspace(0.0, 2.0, 2000), np.array([1e300, -1e300, 1.0])) is None
+
+
 def test_percentile_is_the_central_95_per_cent():
     assert percentile_interval(np.arange(1001.0)) == pytest.approx((25.0, 975.0))
 
