@@ -20,7 +20,7 @@ from evalfm.paths import user_path
 from evalfm.predictions import EPISODES, LESIONS, PREDICTIONS
 from evalfm.record import Record, write_record
 from evalfm.refits import REFITS
-from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK
+from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK, file_digest
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,16 +113,17 @@ def write_run(
     predictions = predictions.copy(deep=False)
     predictions.attrs = {MARK: _mark(record)}
     predictions.to_parquet(folder / (PREDICTIONS if record.episodes is None else EPISODES), index=False)
-    if refits is not None:
-        refits.to_parquet(folder / REFITS, index=False)
-    if lesions is not None:
-        lesions.to_parquet(folder / LESIONS, index=False)
+    digests = {}
+    for name, table in ((REFITS, refits), (LESIONS, lesions)):
+        if table is not None:
+            table.to_parquet(folder / name, index=False)
+            digests[name] = file_digest(folder / name)
     for name, content in ((HEAD, tensors), (ENCODER, encoder)):
         # Written here and not by safetensors, whose errors on a full disk are no OSError.
         if content or (name == HEAD and record.episodes is None):
             plain = {key: value.detach().cpu().contiguous() for key, value in (content or {}).items()}
             (folder / name).write_bytes(save(plain))
-    write_record(folder / RECORD, record)
+    write_record(folder / RECORD, record.model_copy(update={"tables": digests}))
 
 
 def _mark(record: Record) -> dict[str, Any]:

@@ -345,6 +345,7 @@ class Record(RecordSection):
         prompts: of a head that reads text; None for the others.
         episodes: of few-shot episodes, over which the one metric is a mean; None for all other runs.
         refits: of heads that fit in seconds, or learn nothing; None for all other runs, and those of older versions.
+        tables: SHA-256 of the tables that lie beside the predictions, by their file's name; empty of older versions.
     """
 
     schema_version: Literal[2] = Field(2, alias="schema")
@@ -363,6 +364,7 @@ class Record(RecordSection):
     prompts: PromptSection | None = None
     episodes: EpisodeSection | None = None
     refits: RefitSection | None = None
+    tables: dict[Word, Annotated[str, Field(pattern="^[0-9a-f]{64}$")]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _belong_together(self) -> Record:

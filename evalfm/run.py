@@ -9,6 +9,7 @@ by :mod:`evalfm.publishing`; reading needs no torch.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,9 +20,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
-from evalfm.predictions import read_episodes, read_lesions, read_predictions
+from evalfm.predictions import LESIONS, read_episodes, read_lesions, read_predictions
 from evalfm.record import Record, read_record
-from evalfm.refits import read_refits
+from evalfm.refits import REFITS, read_refits
 from evalfm.statistics.estimate import Estimate
 
 if TYPE_CHECKING:
@@ -141,6 +142,7 @@ class Run:
         section = self.record.refits
         if section is None or not section.numbers:
             return {}
+        self._check_own(REFITS)
         return read_refits(self.folder, self.kind, self.record.data, section.numbers, self.test_predictions())
 
     def lesions(self) -> pd.DataFrame | None:
@@ -149,7 +151,14 @@ class Run:
         Raises:
             EvalfmError: the table is damaged.
         """
+        self._check_own(LESIONS)
         return read_lesions(self.folder, self.record.data)
+
+    def _check_own(self, name: str) -> None:
+        """Refuse a table that is whole, and another run's: it would be read as this one's without a word."""
+        path, digest = self.folder / name, self.record.tables.get(name)
+        if digest is not None and path.is_file() and file_digest(path) != digest:
+            raise EvalfmError(f"{path} is not the table that this run was written with; copy the whole run again.")
 
     def episodes(self) -> pd.DataFrame:
         """Of few-shot episodes one row each: ``episode, shots, macro_auroc``, lists ``support`` and ``query`` of ids.
@@ -177,6 +186,12 @@ class Run:
         """
         path = self.folder / ENCODER
         return _tensors(path) if path.is_file() else {}
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

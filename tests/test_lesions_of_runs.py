@@ -23,6 +23,7 @@ from evalfm.probing.import_predictions import import_predictions
 from evalfm.probing.probe import probe
 from evalfm.run import Run
 
+from .analysis.made import without_digests
 from .squares import make_squares
 
 EIGHT = np.ones((3, 3))
@@ -115,6 +116,10 @@ def test_what_no_run_writes_is_refused(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     shutil.copytree(run.folder, folder)
     right = pd.read_parquet(folder / LESIONS)
+    right.assign(score=right["score"] / 2).to_parquet(folder / LESIONS, index=False)
+    with pytest.raises(EvalfmError, match="not the table that this run was written with"):
+        Run.read(folder).lesions()
+    without_digests(Run.read(folder))
     faults = {
         "it has": right.drop(columns="score"),
         "names what is no class": right.assign(finding="heart"),
@@ -153,6 +158,7 @@ def test_thirds_of_the_sizes_hold_what_loops_count(run: Run) -> None:
 def test_thirds_are_in_mm2_where_every_lesion_has_a_spacing(run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "spaced"
     shutil.copytree(run.folder, folder)
+    without_digests(Run.read(folder))
     table = run.lesions()
     table.assign(area_mm2=table["share"] * 1000).to_parquet(folder / LESIONS, index=False)
     assert "mm²" in by_size(masks_of(Run.read(folder), "square"))[0].words

@@ -14,7 +14,7 @@ from evalfm.errors import EvalfmError
 from evalfm.refits import REFIT, REFITS
 from evalfm.run import RECORD, Run
 
-from .analysis.made import binary_table, make_run, signal
+from .analysis.made import binary_table, make_run, signal, without_digests
 
 N, COUNT = 40, 3
 TARGET = (np.arange(N) % 2).astype(float)
@@ -23,7 +23,17 @@ OWN, *AGAIN = (signal(TARGET, 1.0, seed) for seed in range(COUNT + 1))
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    return make_run(tmp_path, binary_table(OWN, TARGET).assign(age=50.0 + np.arange(N)), refits=AGAIN)
+    table = binary_table(OWN, TARGET).assign(age=50.0 + np.arange(N))
+    return without_digests(make_run(tmp_path, table, refits=AGAIN))
+
+
+def test_refits_of_another_run_are_refused_though_they_fit(tmp_path: Path) -> None:
+    mine = make_run(tmp_path / "mine", binary_table(OWN, TARGET), refits=AGAIN)
+    other = make_run(tmp_path / "other", binary_table(OWN, TARGET), refits=AGAIN[::-1])
+    assert list(mine.refits()) == [0, 1, 2]
+    (mine.folder / REFITS).write_bytes((other.folder / REFITS).read_bytes())
+    with pytest.raises(EvalfmError, match=r"refits\.parquet is not the table that this run was written with"):
+        Run.read(mine.folder).refits()
 
 
 def test_a_refit_is_the_runs_test_rows_with_other_scores(run: Run) -> None:

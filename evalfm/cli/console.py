@@ -244,7 +244,8 @@ class Footnotes:
 
         ``~`` marks an approximate interval, ``–`` an absent number.
         """
-        from evalfm.analysis.figures import EXPECTATION, describe
+        from evalfm.analysis.figures import describe
+        from evalfm.metrics.certainty import EXPECTATION
 
         if estimate.reason and estimate.method != EXPECTATION:
             self._cells.setdefault(estimate.reason, []).append(place)
