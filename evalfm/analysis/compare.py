@@ -373,6 +373,8 @@ def _non_inferior(
 
 def _named(lines: Sequence[Line], contenders: Sequence[int], reference: str) -> int:
     found = [place for place in contenders if lines[place].encoder == reference]
+    if not found and reference in {line.encoder for line in lines}:
+        raise EvalfmError(f"{reference} is a baseline here; --reference is an encoder that others may be as good as.")
     if not found:
         raise UnknownNameError("encoder among these runs", reference, [lines[place].encoder for place in contenders])
     if len(found) > 1:

@@ -10,12 +10,25 @@ from typing import Any
 import numpy as np
 
 from evalfm.analysis.cohort import cohort_of, cohort_words, distinct_names
-from evalfm.config import REFITS, THRESHOLD_RULE
+from evalfm.config import THRESHOLD_RULE
 from evalfm.run import Run
 from evalfm.statistics.estimate import Estimate
 
 NO_RESULT = frozenset(
-    {"seed", "seeds", "heads", "baselines", "processes", "prompts", "task", "data", "test_data", "encoder"}
+    {
+        "seed",
+        "seeds",
+        "heads",
+        "baselines",
+        "processes",
+        "prompts",
+        "task",
+        "data",
+        "test_data",
+        "encoder",
+        "refits",
+        "refit_choice",
+    }
 )
 """Settings that change no result of a run, or that stand elsewhere in its record by what they came to."""
 NO_FEATURE = frozenset(
@@ -35,10 +48,20 @@ def series(runs: Iterable[Run]) -> list[list[Run]]:
         grouped.setdefault(_all_but_the_seed(run), {}).setdefault(run.record.key, run)
     found = []
     for each in grouped.values():
-        mine = sorted(each.values(), key=lambda run: run.seed)
+        mine = sorted(_most_refitted(each.values()), key=lambda run: run.seed)
         several = len({run.seed for run in mine}) < len(mine)
         found += [[run] for run in mine] if several else [mine]
     return found
+
+
+def _most_refitted(runs: Iterable[Run]) -> list[Run]:
+    """Of runs of one seed that differ in their refits alone, which change no figure, the one that has most of them."""
+    by_seed: dict[int, dict[tuple[int, bool], list[Run]]] = {}
+    for run in runs:
+        section = run.record.refits
+        count = (0, False) if section is None else (len(section.numbers), section.chosen_again)
+        by_seed.setdefault(run.seed, {}).setdefault(count, []).append(run)
+    return [run for each in by_seed.values() for run in each[max(each)]]
 
 
 def averaged(runs: Sequence[Run], metric: str) -> Estimate:
@@ -71,8 +94,6 @@ def settings_of(run: Run) -> dict[str, Any]:
     config = {name: value for name, value in written.items() if name not in NO_RESULT and _said(value)}
     if config.get("threshold") == THRESHOLD_RULE:
         del config["threshold"]
-    if config.get("refits") == REFITS:
-        del config["refits"]
     return config | {
         f"encoder.{name}": value
         for name, value in run.record.config.encoder.as_written().items()

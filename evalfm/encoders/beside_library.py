@@ -93,6 +93,8 @@ def beside_library(encoder: Encoder) -> Beside:
         EvalfmError: its weights are random, no library has its model, or the library cannot load it by itself.
     """
     card, origin = encoder.card, encoder.state.origin
+    if card.weights.source == "none":
+        raise EvalfmError(f"{card.name} has no trained weights: there is nothing to hold against a library.")
     if encoder.random_weights or origin is None:
         raise EvalfmError(f"{card.name} has no weights of a file; name them with --weights to compare with a library.")
     if card.family not in LIBRARIES:

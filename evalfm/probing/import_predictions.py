@@ -110,6 +110,8 @@ def import_predictions(
     if config.threshold != THRESHOLD_RULE and not cohort.kind.yes_or_no:
         raise EvalfmError(f"--threshold is for yes-or-no labels; {cohort.task.name} is {cohort.task.kind}.")
     read = read_imported(table, config, cohort.kind, _columns(cohort))
+    if "mask_dialect" in config.model_fields_set and (cohort.kind.target != "masks" or read.root):
+        raise EvalfmError("--mask-dialect is for run lengths of masks in a column of the table; leave it out.")
     elsewhere = config.folds or config.test_where or test is not None
     found = None if elsewhere else own_folds(read, cohort, config.join_on)
     splits = found or draw_splits(cohort, split)

@@ -289,3 +289,26 @@ def test_a_part_that_cannot_be_made_is_said_and_the_rest_stands(
         patch.setattr("evalfm.analysis.report.task.task_tables", fail)
         (section,) = sections(runs)
     assert (section.title, section.words) == ("ptx-cls on toy", "This section could not be made: it is broken.")
+
+
+def test_runs_that_differ_in_their_refits_alone_are_one_line_the_one_with_most(tmp_path: Path) -> None:
+    again = [signal(TARGET, 0.7, number) for number in range(10, 16)]
+    made = [
+        one(tmp_path / "none", settings={"refits": 0}),
+        one(tmp_path / "six", refits=again, made={"git_commit": "a"}),
+        one(tmp_path / "two", refits=again[:2], made={"git_commit": "b"}),
+        one(tmp_path / "other", 1, encoder="other", refits=again),
+    ]
+    (table,) = task_tables(made)
+    assert names(table) == ["one", "other"]
+    (line,) = [each for each in table.lines if each.encoder == "one"]
+    assert line.runs == (made[1],)
+    assert compare(made)[0].pairs == 1
+
+
+def test_a_baseline_is_no_reference_of_others(tmp_path: Path) -> None:
+    runs = [one(tmp_path), one(tmp_path, 1, encoder="two"), one(tmp_path, 2, encoder="pixels", baseline=True)]
+    with pytest.raises(EvalfmError, match="pixels is a baseline here"):
+        compare(runs, margin=0.1, reference="pixels")
+    with pytest.raises(EvalfmError, match="no encoder among these runs 'pixel'"):
+        compare(runs, margin=0.1, reference="pixel")

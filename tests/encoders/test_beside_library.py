@@ -158,8 +158,9 @@ def test_timm_by_its_own_filter_and_transform(tmp_path: Path) -> None:
 
 def test_what_cannot_be_compared_is_a_sentence() -> None:
     for name, options, words in (
-        ("hog", {}, "no weights of a file"),
-        ("random:test_vit", {}, "no weights of a file"),
+        ("hog", {}, "no trained weights"),
+        ("random:test_vit", {}, "no trained weights"),
+        ("resnet18", {"weights": "random"}, "no weights of a file"),
         ("squeezenet1-0.caffe", {"input_size": 96}, "card's own input size"),
     ):
         with pytest.raises(EvalfmError, match=words):
@@ -186,7 +187,7 @@ def test_doctor_says_it_and_the_exit_status_too(tmp_path: Path, monkeypatch: pyt
     assert "| embedding | 1.000000 |" in fine.stdout
     none = evalfm(*asked, "hog")
     assert none.returncode == 2
-    assert "not compared: hog has no weights of a file" in none.stdout
+    assert "not compared: hog has no trained weights" in none.stdout
     assert evalfm("doctor", "--verify").returncode == 2
     torch.manual_seed(0)
     save_file(timm.create_model("test_vit.r160_in1k").state_dict(), tmp_path / "w.safetensors")

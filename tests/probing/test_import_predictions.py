@@ -375,6 +375,8 @@ def test_options_that_do_not_fit_are_refused(data, scores, taken, cards, tmp_pat
         taken(scores, threshold="best")
     with pytest.raises(EvalfmError, match="for yes-or-no labels"):
         taken(scores.assign(prediction=1.0), "size", threshold=".4")
+    with pytest.raises(EvalfmError, match="--mask-dialect is for run lengths of masks"):
+        taken(scores, mask_dialect="coco")
     with pytest.raises(EvalfmError, match="There is no class of the task"):
         taken(scores, cards["multilabel"], score={"heart": "score"})
     with pytest.raises(EvalfmError, match=r"name one with --score wide=COLUMN"):

@@ -139,8 +139,7 @@ def published_card(name: str) -> EncoderCard:
         paradigm=paradigm,
         domain="photographs",
         pretraining_data=({"name": tag or "not said by timm", "what": seen},),
-        paper=str(known.get("paper_name", ""))
-        + (f" (arXiv {known['paper_ids'][6:]})" if known.get("paper_ids") else ""),
+        paper=f"arXiv {known['paper_ids'][6:]}" if str(known.get("paper_ids", "")).startswith("arXiv:") else "",
         confirmed=("Input, embedding and maps are timm's own, measured on its model.",),
         unconfirmed=(
             f"That it is {paradigm}, on photographs, and its data are read off the name; timm does not say them.",
