@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -63,6 +64,12 @@ def input_file(path: Path, remedy: str = "check the path") -> Path:
     if not stat.S_ISREG(mode):
         raise EvalfmError(f"{path} is a pipe or device, not a file; write its content to a file and name that.")
     return path
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def text_fault(text: str) -> str | None:

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 from evalfm.cautions import BESIDE_FIGURES
 from evalfm.data.work_folders import flush_folder, remove_stale, replace, work_name
 from evalfm.errors import EvalfmError
-from evalfm.paths import user_path
+from evalfm.paths import file_digest, user_path
 from evalfm.predictions import EPISODES, LESIONS, PREDICTIONS
 from evalfm.record import Record, write_record
 from evalfm.refits import REFITS
-from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK, file_digest
+from evalfm.run import ENCODER, HEAD, MARK, RECORD, WORK
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ by :mod:`evalfm.publishing`; reading needs no torch.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import warnings
 from collections.abc import Callable, Iterable
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from evalfm.errors import EvalfmError
-from evalfm.paths import user_path
+from evalfm.paths import file_digest, user_path
 from evalfm.predictions import LESIONS, read_episodes, read_lesions, read_predictions
 from evalfm.record import Record, read_record
 from evalfm.refits import REFITS, read_refits
@@ -186,12 +185,6 @@ class Run:
         """
         path = self.folder / ENCODER
         return _tensors(path) if path.is_file() else {}
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

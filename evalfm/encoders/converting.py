@@ -17,9 +17,8 @@ from safetensors import safe_open
 from evalfm.data.atomic import file_place, new_file
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weight_files import kind_of_weights, unsafe_globals, zip_members
-from evalfm.encoders.weights import file_digest
 from evalfm.errors import EvalfmError
-from evalfm.paths import input_file
+from evalfm.paths import file_digest, input_file
 
 READER = Path(__file__).with_name("_unpickling.py")
 KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT", "TMPDIR", "TEMP", "TMP")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import ssl
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from urllib.request import Request, urlopen
 
 from evalfm.encoders.card import EncoderCard
 from evalfm.errors import EvalfmError
+from evalfm.paths import file_digest
 
 TIMEOUT_SECONDS = 5
 """How long to wait for the hub's first answer."""
@@ -90,13 +90,11 @@ def fetch_whole(card: EncoderCard, *, text: bool) -> None:
     files = files_of(card, text=text)
     new = bool(files) and files[0].cached() is None
     path = fetch(card)
-    if new and card.weights.sha256 is not None and not _names_shards(path.name):
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        if digest != card.weights.sha256:
-            raise EvalfmError(
-                f"{path} is not the file that the card of {card.name} pins by its SHA-256; remove it and fetch again."
-            )
+    pinned = card.weights.sha256 if new and not _names_shards(path.name) else None
+    if pinned is not None and file_digest(path) != pinned:
+        raise EvalfmError(
+            f"{path} is not the file that the card of {card.name} pins by its SHA-256; remove it and fetch again."
+        )
     for file in files_of(card, text=text)[1:]:
         _fetched(card, file, "a place beside the file of weights, in one folder")
 

@@ -19,9 +19,9 @@ from evalfm.encoders.frozen import automatic_precision
 from evalfm.encoders.preprocessing import override
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_card
 from evalfm.encoders.weight_sources import find_weights
-from evalfm.encoders.weights import Checkpoint, file_digest, read_checkpoint
+from evalfm.encoders.weights import Checkpoint, read_checkpoint
 from evalfm.errors import EvalfmError
-from evalfm.paths import input_file, user_path
+from evalfm.paths import file_digest, input_file, user_path
 
 SEED = 0
 """From which random weights are drawn, the same in every run of a frozen encoder."""

@@ -18,6 +18,7 @@ from evalfm.cautions import Caution
 from evalfm.encoders.card import WeightsFacts
 from evalfm.encoders.weight_files import INDEX, check_plain, find_shards, has_shards, listed, read_content
 from evalfm.errors import EvalfmError
+from evalfm.paths import file_digest
 
 COUNTERS = ".num_batches_tracked"
 """Counters of batch norms, which files from before PyTorch 0.4.1 lack and no forward pass reads."""
@@ -101,12 +102,6 @@ def read_checkpoint(location: Path, facts: WeightsFacts) -> Checkpoint:
         if not isinstance(config, dict):
             raise EvalfmError(f"{config_path} holds no settings by name; fetch it again or remove it.")
     return Checkpoint(path, sha256, tensors, config, tuple(cautions))
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def load_into(model: nn.Module, tensors: Mapping[str, Tensor], facts: WeightsFacts, origin: Path) -> None:
