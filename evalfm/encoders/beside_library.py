@@ -315,6 +315,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> _Plain:
         length = None if tower is None else tower.context_length
         return model.encode_text(tokenizer(list(sentences), context_length=length))
 
+    # It loads strictly: a tensor missing or left over has stopped it above.
     return _Plain(run, [], [], "open_clip.create_model_from_pretrained of the folder", transform, text)
 
 
