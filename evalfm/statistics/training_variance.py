@@ -101,8 +101,10 @@ def over_draws(test_variance: float, of_each: ArrayLike, draws: ArrayLike, *, im
     within = (float(variances.mean()) - test_variance) * count / (count - 1)
     training = factor * max(0.0, spread - within)
     total = test_variance + training
-    matched = total**2 / ((factor * spread) ** 2 / (count - 1)) if spread > 0 else np.inf
-    return Variance(total, training, max(float(count - 1), matched) if np.isfinite(matched) else None)
+    found = _matched(total, training, (factor * spread, count - 1))
+    if found.degrees_of_freedom is None:
+        return found
+    return replace(found, degrees_of_freedom=max(float(count - 1), found.degrees_of_freedom))
 
 
 def counting(difference: Difference, variance: Variance, words: str, *, level: float = 0.95) -> Difference:
@@ -145,5 +147,7 @@ def _finite(values: ArrayLike, what: str) -> np.ndarray[tuple[int], np.dtype[np.
 
 def _matched(total: float, training: float, *parts: tuple[float, float | None]) -> Variance:
     """Degrees of freedom by Satterthwaite (1946) over ``parts``: variances with their own, None for a known one."""
-    doubt = sum(variance**2 / freedom for variance, freedom in parts if freedom is not None)
-    return Variance(total, training, total**2 / doubt if doubt > 0 else None)
+    # Divided before they are squared: squares of tiny variances are 0.
+    doubt = sum((variance / total) ** 2 / freedom for variance, freedom in parts if freedom is not None and total > 0)
+    matched = 1 / doubt if doubt > 0 else float("inf")
+    return Variance(total, training, matched if np.isfinite(matched) else None)

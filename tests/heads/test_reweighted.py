@@ -110,7 +110,9 @@ def test_equal_weights_change_c_alone(seed, factor):
     path = solve_path(scaled, likelihood, torch.tensor([0.1, 0.1 * factor], dtype=torch.float64))
     start = path.weight[0], path.bias[0]
     found = solve_reweighted(scaled, scaling, likelihood, 0.1, np.full((1, 50), float(factor)), start)
-    assert found.weight[0] == pytest.approx(scaling.raw(path.weight[1].numpy()), rel=1e-3, abs=1e-6)
+    expected = scaling.raw(path.weight[1].numpy())
+    # A weight near 0 is known to the solver's tolerance of the largest alone.
+    assert found.weight[0] == pytest.approx(expected, rel=1e-3, abs=1e-5 * np.abs(expected).max())
 
 
 def examples(array_source, make_examples, kind: str, n: int = 120):

@@ -66,6 +66,16 @@ def test_draws_that_differ_less_than_their_test_patients_add_nothing():
     assert found.total == 0.0003
 
 
+def test_variances_whose_squares_are_zero_keep_their_degrees_of_freedom():
+    tiny, plain = [0.0, 2.4e-130, 1e-130], [0.0, 2.4, 1.0]
+    for found, expected in (
+        (over_refits(0.0, tiny), over_refits(0.0, plain)),
+        (over_draws(0.0, [0.0] * 3, tiny, images=3, pool=9), over_draws(0.0, [0.0] * 3, plain, images=3, pool=9)),
+    ):
+        assert found.degrees_of_freedom == pytest.approx(expected.degrees_of_freedom)
+    assert over_draws(0.0, [0.0] * 2, [0.0, 1e-200], images=3, pool=9).degrees_of_freedom is None
+
+
 @settings(max_examples=60, deadline=None)
 @given(values=VALUES, test=st.floats(0, 1), shift=st.floats(-1, 1), factor=st.floats(0.1, 10))
 def test_a_shift_changes_nothing_and_a_scale_its_square(values, test, shift, factor):
