@@ -1,0 +1,554 @@
+"""`evalfm doctor --verify` on a checkpoint of every card, in its published layout and under its published names.
+
+    python benchmarks/acceptance/verify_layouts.py [--only NAME ...] [--out build/layouts]
+
+The weights are drawn, at the card's full size (a model of more than 150 million parameters has as many blocks as the
+card has maps); names, wrappers, settings and tokenizers lie as their authors publish them. Writes
+benchmarks/acceptance/verify_layouts.md. What a card says of true weights only `doctor --verify` on these can tell.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import timm
+import torch
+import torchvision
+import transformers
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from evalfm.encoders import EncoderCard, find_card, load_encoder
+from evalfm.encoders.beside_library import Beside, beside_library
+from evalfm.encoders.registry import CARDS
+from evalfm.errors import EvalfmError
+
+TABLE = Path(__file__).with_suffix(".md")
+
+SEED = 7
+
+MOST = 150_000_000
+"""Parameters of a whole transformers model, both towers, above which only some blocks of it are built."""
+
+WORDS = (
+    "[PAD]",
+    "[UNK]",
+    "[CLS]",
+    "[SEP]",
+    "[MASK]",
+    "a",
+    "chest",
+    "radio",
+    "##graph",
+    "with",
+    "no",
+    "pneumo",
+    "##thorax",
+)
+"""A vocabulary of BERT's kind that knows the sentences of the comparison."""
+
+PIECES = (
+    *(
+        ("<pad>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<unk>", 0.0, 2),
+        ("▁a", -2.0, 1),
+        ("▁chest", -3.0, 1),
+        ("▁radio", -3.2, 1),
+    ),
+    *(
+        ("graph", -3.4, 1),
+        ("▁with", -2.5, 1),
+        ("▁no", -2.6, 1),
+        ("▁pneumo", -4.0, 1),
+        ("thorax", -4.1, 1),
+        ("▁", -3.0, 1),
+    ),
+    *((letter, -8.0 - number / 10, 1) for number, letter in enumerate("abcdefghijklmnopqrstuvwxyz")),
+)
+"""Pieces, scores and kinds of a unigram model of SentencePiece."""
+
+
+def drawn(model: Any) -> Any:
+    """``model`` with every tensor drawn so that all of it counts: none stays zero or one, attention has preferences."""
+    generator = torch.Generator().manual_seed(SEED)
+    kept = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            if parameter.ndim < 2:
+                parameter.add_(noise * 0.1)
+            elif kept:
+                # Without a norm over what it is given a deep network would lose its signal.
+                parameter.add_(noise * 0.3 * parameter.std())
+            else:
+                parameter.copy_(noise * parameter[0].numel() ** -0.5)
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1, generator=generator)
+                module.running_var.uniform_(0.8, 1.2, generator=generator)
+    return model.eval()
+
+
+def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": each for name, each in tensors.items()}
+
+
+def plain(model: nn.Module) -> dict[str, Tensor]:
+    return {name: each.contiguous().clone() for name, each in model.state_dict().items()}
+
+
+# timm, and files whose architecture timm has.
+
+
+def timm_whole(card: EncoderCard, **changes: Any) -> Any:
+    return drawn(timm.create_model(card.architecture, pretrained=False, **{**card.arguments, **changes}))
+
+
+def of_timm(card: EncoderCard, folder: Path) -> Path:
+    path = folder / (card.weights.file or "model.safetensors")
+    save_file(plain(timm_whole(card)), path)
+    return path
+
+
+EVA_NAMES = {
+    **{"attn.q_proj.bias": "attn.q_bias", "attn.v_proj.bias": "attn.v_bias", "mlp.fc1_g.": "mlp.w1."},
+    **{"mlp.fc1_x.": "mlp.w2.", "mlp.fc2.": "mlp.w3.", "mlp.norm.": "mlp.ffn_ln.", "attn.norm.": "attn.inner_attn_ln."},
+    "fc_norm.": "norm.",
+}
+"""timm's names of EVA-02's tensors, and those of the authors of EVA-X."""
+
+
+def of_eva_x(card: EncoderCard, folder: Path) -> Path:
+    theirs = {}
+    for name, tensor in plain(timm_whole(card, num_classes=0)).items():
+        for ours, their in EVA_NAMES.items():
+            name = name.replace(ours, their)
+        theirs[name] = tensor
+    theirs |= {"mask_token": torch.zeros(1, 1, 8), "lm_head.weight": torch.zeros(7, 8)}
+    path = folder / str(card.weights.file)
+    torch.save({"module": theirs, "epoch": 900, "loss": np.float64(0.3)}, path)
+    return path
+
+
+def of_sam(card: EncoderCard, folder: Path) -> Path:
+    own = plain(timm_whole(card, num_classes=0))
+    theirs = {f"image_encoder.{name.replace('mlp.fc', 'mlp.lin')}": each for name, each in own.items()}
+    theirs |= {
+        "prompt_encoder.no_mask_embed.weight": torch.zeros(1, 256),
+        "mask_decoder.iou_token.weight": torch.ones(1),
+    }
+    path = folder / str(card.weights.file or "sam.pth")
+    torch.save(theirs, path)
+    return path
+
+
+def of_mermed(card: EncoderCard, folder: Path) -> Path:
+    teacher = prefixed("module.backbone.", plain(timm_whole(card, num_classes=0)))
+    teacher["module.head.mlp.0.weight"] = torch.zeros(3, 8)
+    student = {name: torch.zeros_like(each) for name, each in teacher.items()}
+    path = folder / "mermed.pth"
+    torch.save({"student": student, "teacher": teacher, "args": argparse.Namespace(arch="vit_base", lr=1e-3)}, path)
+    return path
+
+
+def of_xrv(card: EncoderCard, folder: Path) -> Path:
+    """What `evalfm convert` leaves of the pickled module, whose features bear torchvision's names."""
+    whole = torchvision.models.densenet121(weights=None, num_classes=18)
+    whole.features.conv0 = nn.Conv2d(1, 64, 7, 2, 3, bias=False)
+    path = folder / "xrv.safetensors"
+    save_file(plain(drawn(whole)), path)
+    return path
+
+
+# transformers
+
+
+def config_of(kind: Any, card: EncoderCard) -> Any:
+    return kind.config_class(**{name: each for name, each in card.arguments.items() if name != "projection"})
+
+
+def of_transformers(card: EncoderCard, folder: Path) -> Path:
+    kind = getattr(transformers, card.architecture)
+    options = {"add_pooling_layer": False} if card.architecture == "IJepaModel" else {}
+    if card.name == "mae-b16":
+        kind, small = transformers.ViTMAEForPreTraining, {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1}
+        config = kind.config_class(
+            **card.arguments, **small, decoder_num_attention_heads=2, decoder_intermediate_size=32
+        )
+    else:
+        config = config_of(kind, card)
+    model = drawn(kind(config, **options))
+    model.save_pretrained(folder)
+    name = str(card.weights.file)
+    if name.endswith(".bin"):
+        (folder / "model.safetensors").unlink()
+        torch.save(model.state_dict(), folder / name)
+    processor(card, folder)
+    if card.text_tower is not None:
+        tokenizer_of(card, folder)
+    return folder
+
+
+def processor(card: EncoderCard, folder: Path) -> None:
+    """The settings by which the library prepares an image; Curia's and MedSigLIP's are code or none of its own."""
+    facts = card.preprocessing
+    if facts.scaling != "range" or not facts.antialias or facts.resize == "letterbox":
+        return
+    height, width = facts.input_size
+    kinds = {"CLIPModel": "CLIPImageProcessor", "SiglipModel": "SiglipImageProcessor"}
+    settings = {
+        "image_processor_type": kinds.get(card.architecture, "BitImageProcessor"),
+        "do_resize": True,
+        "resample": {"bilinear": 2, "bicubic": 3}[facts.interpolation],
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "do_convert_rgb": True,
+        "image_mean": list(facts.mean),
+        "image_std": list(facts.std),
+    }
+    if facts.resize == "squash":
+        settings |= {"size": {"height": height, "width": width}, "do_center_crop": False}
+    else:
+        crop = {"height": height, "width": width}
+        settings |= {"size": {"shortest_edge": facts.resize_to}, "do_center_crop": True, "crop_size": crop}
+    if facts.resize == "squash" and card.architecture != "SiglipModel":
+        settings["image_processor_type"] = "ViTImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
+
+
+def tokenizer_of(card: EncoderCard, folder: Path) -> None:
+    """OpenAI's own vocabulary for CLIP, a small one of SentencePiece's kind for SigLIP."""
+    if card.architecture == "CLIPModel":
+        own = open_clip.tokenizer.SimpleTokenizer()
+        merges = [tuple(pair) for pair in own.bpe_ranks]
+        words = {word.replace("<start_of_text>", "<|startoftext|>"): each for word, each in own.encoder.items()}
+        words = {word.replace("<end_of_text>", "<|endoftext|>"): each for word, each in words.items()}
+        transformers.CLIPTokenizer(vocab=words, merges=merges).save_pretrained(folder)
+        return
+    assert card.text_tower is not None
+    sentencepiece(folder / "spiece.model")
+    if card.text_tower.tokenizer != ("spiece.model",):
+        from evalfm.encoders.families._tokenizer import from_sentencepiece
+
+        made = from_sentencepiece(folder / "spiece.model")
+        made.save(str(folder / "tokenizer.json"))
+        pad = made.id_to_token(int(card.text_tower.arguments["pad_id"]))
+        fast = transformers.PreTrainedTokenizerFast(tokenizer_object=made, pad_token=pad)
+        (folder / "spiece.model").unlink()
+        fast.save_pretrained(folder)
+
+
+def sentencepiece(path: Path) -> None:
+    from transformers.convert_slow_tokenizer import import_protobuf
+
+    proto = import_protobuf().ModelProto()
+    for piece, score, kind in PIECES:
+        proto.pieces.add(piece=piece, score=score, type=kind)
+    for name, value in {"model_type": 1, "unk_id": 2, "eos_id": 1, "bos_id": -1, "pad_id": 0}.items():
+        setattr(proto.trainer_spec, name, value)
+    proto.normalizer_spec.name = "identity"
+    path.write_bytes(proto.SerializeToString())
+
+
+def of_cxr_clip(card: EncoderCard, folder: Path) -> Path:
+    swin = drawn(transformers.SwinModel(config_of(transformers.SwinModel, card)))
+    image = drawn(nn.Linear(swin.config.hidden_size, card.arguments["projection"]))
+    whole = prefixed("image_encoder.image_encoder.", plain(swin))
+    whole |= prefixed("image_projection.projection.", plain(image)) | {"logit_scale": torch.tensor(2.6)}
+    whole |= {"text_encoder.text_encoder.embeddings.word_embeddings.weight": torch.zeros(8, 8)}
+    whole |= {"text_projection.projection.weight": torch.zeros(8, 8)}
+    path = folder / str(card.weights.file)
+    torch.save({"model": whole, "epoch": 3}, path)
+    return path
+
+
+# open_clip
+
+
+def bert_folder(card: EncoderCard, folder: Path) -> None:
+    transformers.BertConfig(**card.arguments["text_cfg"]["bert"]).save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+
+
+def of_open_clip(card: EncoderCard, folder: Path) -> Path:
+    settings = dict(card.arguments)
+    text = dict(settings["text_cfg"])
+    with tempfile.TemporaryDirectory() as made:
+        if text.pop("bert", None) is not None:
+            bert_folder(card, Path(made))
+            text |= {"hf_model_name": made, "hf_tokenizer_name": made}
+        (Path(made) / "open_clip_config.json").write_text(json.dumps({"model_cfg": {**settings, "text_cfg": text}}))
+        model = open_clip.create_model(f"local-dir:{made}", load_weights=False, pretrained_text=False)
+    tensors = {name: each for name, each in plain(drawn(model)).items() if ".pooler.dense." not in name}
+    name = str(card.weights.file)
+    if card.name == "biomedclip":
+        text = {"hf_model_name": "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract", "proj": "mlp"}
+        text |= {"hf_tokenizer_name": text["hf_model_name"], "pooler_type": "cls_last_hidden_state_pooler"}
+        text |= {"context_length": card.arguments["text_cfg"]["context_length"]}
+        config = {"model_cfg": {**settings, "text_cfg": text}, "preprocess_cfg": statistics(card)}
+        (folder / "open_clip_config.json").write_text(json.dumps(config))
+        tensors["text.transformer.embeddings.position_ids"] = torch.arange(512)[None]
+        torch.save(tensors, folder / name)
+        bert_folder(card, folder)
+        (folder / "config.json").unlink()
+        transformers.BertTokenizer(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+        return folder
+    if card.name.startswith("unimed"):
+        theirs = {
+            f"module.{'text_encoder.' + key[5:] if key.startswith('text.') else key}": each
+            for key, each in tensors.items()
+        }
+        torch.save({"epoch": 10, "loss": np.float64(0.5), "state_dict": theirs}, folder / name)
+        (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+        return folder / name
+    torch.save(tensors | {"input_resolution": torch.tensor(224), "vocab_size": torch.tensor(49408)}, folder / name)
+    return folder / name
+
+
+def statistics(card: EncoderCard) -> dict[str, Any]:
+    return {"mean": list(card.preprocessing.mean), "std": list(card.preprocessing.std)}
+
+
+# Ports
+
+
+def of_ark(card: EncoderCard, folder: Path) -> Path:
+    arguments = {name: each for name, each in card.arguments.items() if name not in ("backbone", "projector")}
+    swin = timm.create_model(card.arguments["backbone"], img_size=card.preprocessing.input_size, **arguments)
+    projector = nn.Linear(swin.num_features, card.arguments["projector"])
+    theirs = {}
+    for name, tensor in plain(drawn(swin)).items():
+        # timm 0.5.4 counted what halves a stage to the stage before, and had one name less in the head.
+        for stage in (1, 2, 3):
+            name = name.replace(f"layers.{stage}.downsample", f"layers.{stage - 1}.downsample")
+        theirs[name.replace("head.fc.", "head.")] = tensor
+    theirs |= prefixed("projector.", plain(drawn(projector)))
+    theirs |= {"omni_heads.0.weight": torch.zeros(14, 8), "layers.0.blocks.1.attn_mask": torch.zeros(4, 9, 9)}
+    teacher = prefixed("module.", theirs)
+    path = folder / str(card.weights.file)
+    student = {name: torch.zeros(1) for name in teacher}
+    torch.save({"epoch": 50, "lossMIN": [np.float64(0.25)], "state_dict": student, "teacher": teacher}, path)
+    return path
+
+
+def of_biovil_t(card: EncoderCard, folder: Path) -> Path:
+    from torchvision.models.resnet import Bottleneck, ResNet
+
+    theirs = prefixed("encoder.encoder.", plain(drawn(ResNet(Bottleneck, list(card.arguments["layers"])))))
+    theirs |= prefixed("encoder.backbone_to_vit.", plain(drawn(nn.Conv2d(2048, 256, 1, bias=False))))
+    theirs |= {"encoder.missing_previous_emb": torch.randn(1, 256, 1, 1, generator=torch.Generator().manual_seed(SEED))}
+    theirs |= {"encoder.vit_pooler.type_embed": torch.zeros(2, 1, 256)}
+    head = nn.Sequential(nn.Conv2d(512, 128, 1, bias=False), nn.BatchNorm2d(128), nn.ReLU(), nn.Conv2d(128, 128, 1))
+    theirs |= prefixed("projector.model.", plain(drawn(head)))
+    torch.save(theirs, folder / str(card.weights.file))
+    assert card.text_tower is not None
+    bert = drawn(transformers.BertForMaskedLM(transformers.BertConfig(**card.text_tower.arguments["bert"])))
+    width = bert.config.hidden_size
+    parts = {
+        "dense_to_hidden": nn.Linear(width, 128),
+        "LayerNorm": nn.LayerNorm(128),
+        "dense_to_output": nn.Linear(128, 128),
+    }
+    texts = {name: each for name, each in plain(bert).items() if name != "cls.predictions.decoder.weight"}
+    texts |= prefixed("cls_projection_head.", plain(drawn(nn.ModuleDict(parts))))
+    torch.save(texts, folder / "pytorch_model.bin")
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
+    return folder / str(card.weights.file)
+
+
+DAVIT_NAMES = (
+    *(("stem.conv.", "convs.0.proj."), ("stem.norm.", "convs.0.norm."), ("head.norm.", "norms.")),
+    *((f"stages.{each}.downsample.conv.", f"convs.{each}.proj.") for each in (1, 2, 3)),
+    *((f"stages.{each}.downsample.norm.", f"convs.{each}.norm.") for each in (1, 2, 3)),
+    *((f"stages.{each}.blocks.", f"blocks.{each}.") for each in range(4)),
+    *(("cpe1.proj.", "conv1.fn.dw."), ("cpe2.proj.", "conv2.fn.dw.")),
+    *(
+        ("spatial_block.norm1.", "spatial_block.window_attn.norm."),
+        ("spatial_block.attn.", "spatial_block.window_attn.fn."),
+    ),
+    *(
+        ("channel_block.norm1.", "channel_block.channel_attn.norm."),
+        ("channel_block.attn.", "channel_block.channel_attn.fn."),
+    ),
+    *(("norm2.", "ffn.norm."), ("mlp.", "ffn.fn.net.")),
+)
+"""timm's names of DaViT's tensors, and those of MedImageInsight's authors."""
+
+
+def of_medimageinsight(card: EncoderCard, folder: Path) -> Path:
+    arguments = {name: each for name, each in card.arguments.items() if name not in ("backbone", "projection")}
+    davit = drawn(timm.create_model(card.arguments["backbone"], num_classes=0, **arguments))
+    theirs = {}
+    for name, tensor in plain(davit).items():
+        for ours, their in DAVIT_NAMES:
+            name = name.replace(ours, their)
+        theirs[f"image_encoder.{name}"] = tensor
+    generator = torch.Generator().manual_seed(SEED)
+    joint = card.arguments["projection"]
+    theirs["image_projection"] = torch.randn(davit.num_features, joint, generator=generator) * 0.05
+    assert card.text_tower is not None
+    shape = card.text_tower.arguments
+    config = open_clip.CLIPTextCfg(77, 49408, width=shape["width"], heads=shape["heads"], layers=shape["layers"])
+    vision = open_clip.CLIPVisionCfg(layers=1, width=64, image_size=32, patch_size=32)
+    clip = drawn(open_clip.model.CLIP(joint, vision, config, quick_gelu=True))
+    lang = {f"resblocks.{name}": each for name, each in plain(clip.transformer.resblocks).items()}
+    lang |= {
+        "token_embedding.weight": clip.token_embedding.weight.detach(),
+        "positional_embedding": clip.positional_embedding.detach(),
+    }
+    lang |= prefixed("ln_final.", plain(clip.ln_final))
+    theirs |= prefixed("lang_encoder.", {name.replace(".mlp.gelu", ""): each for name, each in lang.items()})
+    theirs |= {"lang_projection": clip.text_projection.detach().clone(), "logit_scale": torch.tensor(3.5)}
+    path = folder / str(card.weights.file)
+    path.parent.mkdir(parents=True)
+    save_file({name: each.contiguous().clone() for name, each in theirs.items()}, path)
+    return path
+
+
+def of_torchvision(card: EncoderCard, folder: Path) -> Path:
+    path = folder / "squeezenet.npz"
+    model = drawn(torchvision.models.get_model(card.architecture, weights=None, **card.arguments))
+    np.savez(path, **{name: each.numpy() for name, each in plain(model).items()})
+    return path
+
+
+SPECIAL: dict[str, Callable[[EncoderCard, Path], Path]] = {
+    **dict.fromkeys(("eva-x-ti", "eva-x-s", "eva-x-b"), of_eva_x),
+    **dict.fromkeys(("sam-b", "medsam"), of_sam),
+    **{"mermed-fm": of_mermed, "xrv-densenet121-all": of_xrv, "cxr-clip-swint": of_cxr_clip, "ark-plus": of_ark},
+    **{"biovil-t": of_biovil_t, "medimageinsight": of_medimageinsight},
+}
+"""Cards whose files are not as their library saves them."""
+
+FAMILIES: dict[str, Callable[[EncoderCard, Path], Path]] = {
+    "timm": of_timm,
+    "transformers": of_transformers,
+    "open_clip": of_open_clip,
+    "torchvision": of_torchvision,
+}
+
+
+def layout(card: EncoderCard, folder: Path) -> Path:
+    """A drawn checkpoint of ``card`` in ``folder``, as it is published; what is to be given to --weights."""
+    return (SPECIAL.get(card.base_name) or FAMILIES[card.family])(card, folder)
+
+
+def whole_size(card: EncoderCard) -> int:
+    """Parameters of a transformers model with both its towers; of others those of the card."""
+    if card.family != "transformers":
+        return card.parameters
+    kind = getattr(transformers, card.architecture)
+    with torch.device("meta"):
+        return sum(each.numel() for each in kind(config_of(kind, card)).parameters())
+
+
+def with_arguments(card: EncoderCard, **changes: Any) -> EncoderCard:
+    """``card`` with ``changes`` of its content, its parameters counted anew."""
+    from evalfm.encoders.encoder import EncoderState
+    from evalfm.encoders.families import builder
+
+    content = {**card.model_dump(mode="json", by_alias=True), **changes}
+    other = type(card).model_validate(content)
+    with torch.device("meta"):
+        made = builder(other.family)(other, EncoderState(preprocessing=other.preprocessing), None)
+    return other.model_copy(update={"parameters": sum(each.numel() for each in made.parameters())})
+
+
+def shortened(card: EncoderCard) -> EncoderCard:
+    """``card``, or as many blocks as it has maps, at full width, where the whole is larger than ``MOST``."""
+    if whole_size(card) <= MOST:
+        return card
+    arguments = json.loads(json.dumps(card.arguments))
+    count = len(card.map_layers)
+    for part in (arguments, arguments.get("vision_config", {}), arguments.get("text_config", {})):
+        if "num_hidden_layers" in part:
+            part["num_hidden_layers"] = count
+    return with_arguments(card, arguments=arguments, map_layers=list(range(count)))
+
+
+def verified(card: EncoderCard, folder: Path) -> Beside:
+    """``card`` beside its library with the checkpoint that ``layout`` makes in ``folder``.
+
+    Raises:
+        EvalfmError: no library can be held against it, or the checkpoint does not load.
+    """
+    return beside_library(load_encoder(card, weights=layout(card, folder)))
+
+
+COLUMNS = ("pixels", "embedding", "maps", "text", "missing", "unexpected")
+
+
+def row(found: Beside) -> dict[str, str]:
+    """The figures of one card: cosines, the lowest of the maps, and counts of tensors."""
+    cosines = {each.part: each.cosine for each in found.parts}
+    maps = [cosine for part, cosine in cosines.items() if part.startswith("map ")]
+    shown = {part: f"{cosines[part]:.6f}" if part in cosines else "–" for part in ("pixels", "embedding", "text")}
+    shown["maps"] = f"{min(maps):.6f} ({len(maps)})" if maps else "–"
+    return shown | {"missing": str(len(found.missing)), "unexpected": str(len(found.unexpected))}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--only", nargs="+")
+    parser.add_argument("--out", type=Path, default=Path("build/layouts"))
+    options = parser.parse_args()
+    names = options.only or sorted(path.name.removesuffix(".yaml") for path in CARDS.glob("*.yaml"))
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    lines, said = [], []
+    for name in names:
+        card, began = find_card(name), time.perf_counter()
+        if card.weights.source in ("none", "package"):
+            continue
+        small = shortened(card)
+        folder = options.out / name
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        try:
+            figures = row(found := verified(small, folder))
+            lines.append(f"| {name} | " + " | ".join(figures[column] for column in COLUMNS) + " |")
+            said += [f"- {name}: {sentence}" for sentence in found.left_out]
+        except EvalfmError as error:
+            lines.append(f"| {name} |" + " – |" * len(COLUMNS))
+            said.append(f"- {name}: {error}")
+        finally:
+            shutil.rmtree(folder)
+        if small != card:
+            said.append(f"- {name}: {len(card.map_layers)} blocks at full width.")
+        print(lines[-1], f"{time.perf_counter() - began:.0f} s", flush=True)
+        if not options.only:
+            TABLE.write_text(page(commit, lines, said))
+
+
+def page(commit: str, lines: list[str], said: list[str]) -> str:
+    libraries = ", ".join(
+        f"{each.__name__} {each.__version__}" for each in (torch, torchvision, timm, transformers, open_clip)
+    )
+    head = [
+        "# Every card in its published layout, beside its library",
+        "",
+        f"`python benchmarks/acceptance/verify_layouts.py` at {commit}; {libraries}.",
+        "Drawn weights at the card's full size in the published names, wrappers and folders; cosines of evalfm and of",
+        "the library's own model, the lowest of two sentences and of all maps; tensors missing and left over. Encoders",
+        "without weights, and those whose weights come in a package, are left out: docs/encoders.md has the latter",
+        "with their true weights.",
+        "",
+        f"| encoder | {' | '.join(COLUMNS)} |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    return "\n".join([*head, *lines, "", "Not compared, and why:", "", *said]) + "\n"
+
+
+if __name__ == "__main__":
+    main()
