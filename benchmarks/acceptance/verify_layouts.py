@@ -1,10 +1,10 @@
 """`evalfm doctor --verify` on a checkpoint of every card, in its published layout and under its published names.
 
-    python benchmarks/acceptance/verify_layouts.py [--only NAME ...] [--out build/layouts]
+    python benchmarks/acceptance/verify_layouts.py [--full] [--only NAME ...] [--out build/layouts]
 
-The weights are drawn, at the card's full size (a model of more than 150 million parameters has as many blocks as the
-card has maps); names, wrappers, settings and tokenizers lie as their authors publish them. Writes
-benchmarks/acceptance/verify_layouts.md. What a card says of true weights only `doctor --verify` on these can tell.
+The weights are drawn; names, wrappers, settings and tokenizers lie as their authors publish them. The models are
+narrow, with a block for every map, or with --full the cards' own. Writes benchmarks/acceptance/verify_layouts.md. What a
+card says of true weights only `doctor --verify` on these can tell.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -36,9 +35,6 @@ from evalfm.errors import EvalfmError
 TABLE = Path(__file__).with_suffix(".md")
 
 SEED = 7
-
-MOST = 150_000_000
-"""Parameters of a whole transformers model, both towers, above which only some blocks of it are built."""
 
 WORDS = (
     "[PAD]",
@@ -445,15 +441,6 @@ def layout(card: EncoderCard, folder: Path) -> Path:
     return (SPECIAL.get(card.base_name) or FAMILIES[card.family])(card, folder)
 
 
-def whole_size(card: EncoderCard) -> int:
-    """Parameters of a transformers model with both its towers; of others those of the card."""
-    if card.family != "transformers":
-        return card.parameters
-    kind = getattr(transformers, card.architecture)
-    with torch.device("meta"):
-        return sum(each.numel() for each in kind(config_of(kind, card)).parameters())
-
-
 def with_arguments(card: EncoderCard, **changes: Any) -> EncoderCard:
     """``card`` with ``changes`` of its content, its parameters counted anew."""
     from evalfm.encoders.encoder import EncoderState
@@ -466,16 +453,100 @@ def with_arguments(card: EncoderCard, **changes: Any) -> EncoderCard:
     return other.model_copy(update={"parameters": sum(each.numel() for each in made.parameters())})
 
 
-def shortened(card: EncoderCard) -> EncoderCard:
-    """``card``, or as many blocks as it has maps, at full width, where the whole is larger than ``MOST``."""
-    if whole_size(card) <= MOST:
-        return card
-    arguments = json.loads(json.dumps(card.arguments))
-    count = len(card.map_layers)
-    for part in (arguments, arguments.get("vision_config", {}), arguments.get("text_config", {})):
-        if "num_hidden_layers" in part:
-            part["num_hidden_layers"] = count
-    return with_arguments(card, arguments=arguments, map_layers=list(range(count)))
+VIT = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "intermediate_size": 48}
+BERT = {"vocab_size": 13, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
+TIMM: dict[str, dict[str, Any]] = {
+    "convnext_base": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]},
+    "swin_base_patch4_window7_224": {"depths": [1, 1, 1, 1], "embed_dim": 8, "num_heads": [1, 2, 2, 4]},
+}
+PORTS: dict[str, dict[str, Any]] = {
+    "ark-plus": {"projector": 11, "embed_dim": 8, "depths": [2, 2, 2, 2], "num_heads": [1, 2, 4, 8], "window_size": 3},
+    "medimageinsight": {
+        "projection": 12,
+        "embed_dims": [8, 16, 32, 64],
+        "num_heads": [1, 2, 4, 8],
+        "depths": [1, 1, 2, 1],
+        "window_size": 4,
+    },
+    "biovil-t": {"layers": [1, 1, 1, 1]},
+}
+
+
+def narrow(card: EncoderCard) -> EncoderCard:
+    """The card with a narrow model of as many blocks as it has maps; every other fact is its own."""
+    content = card.model_dump(mode="json", by_alias=True)
+    arguments, tower, facts = content["arguments"], content["text_tower"] or {}, content["preprocessing"]
+    count, stride = len(content["map_layers"]), content["map_strides"][0]
+    evenly = content["map_strides"] == [stride] * count
+    widths: dict[str, int] = {}
+    side = facts["input_size"][0]
+    if content["family"] == "transformers" and "vision_config" in arguments:
+        side = 4 * stride
+        arguments["vision_config"] |= VIT | {"image_size": side}
+        arguments["text_config"] |= VIT | {"num_hidden_layers": 2}
+        if "vocab_size" in arguments["text_config"]:
+            arguments["text_config"] |= {"vocab_size": 64, "projection_size": 32}
+        if "projection_dim" in arguments:
+            arguments["projection_dim"] = 20
+        widths = {pooling: 20 if pooling == "projection" else 32 for pooling in content["poolings"]}
+    elif content["family"] == "transformers" and evenly:
+        # A model trained at another size than the card's interpolates its positions.
+        side, other = 4 * stride, arguments["image_size"] != side
+        shape = {key: value for key, value in VIT.items() if key in arguments}
+        arguments |= shape | {"image_size": side + 2 * stride * other}
+        widths = dict.fromkeys(content["poolings"], 32)
+    elif content["family"] == "transformers":
+        side, stages = 64, [12, 24, 48, 96]
+        arguments |= {"image_size": 64, "embed_dim": 12, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]}
+        arguments |= {"window_size": 2, "projection": 20}
+        content |= {"map_channels": stages, "size_multiple": 64}
+        widths = {pooling: 20 if pooling == "projection" else 96 for pooling in content["poolings"]}
+    elif content["family"] == "open_clip":
+        if "timm_model_name" in arguments["vision_cfg"]:
+            arguments["vision_cfg"]["timm_model_name"] = "vit_tiny_patch16_224"
+        else:
+            side = 2 * stride
+            arguments["vision_cfg"] |= {"image_size": side, "layers": count, "width": 48, "head_width": 24}
+        arguments["embed_dim"] = 20
+        if "bert" in arguments["text_cfg"]:
+            arguments["text_cfg"]["bert"] = BERT
+        else:
+            arguments["text_cfg"] |= {"width": 32, "heads": 2, "layers": 2}
+        widths = {pooling: 20 if pooling == "projection" else 192 for pooling in content["poolings"]}
+    elif content["family"] == "ports":
+        arguments |= PORTS[card.name]
+        side = {"ark-plus": 96, "medimageinsight": 64, "biovil-t": 64}[card.name]
+        content["size_multiple"] = min(content["size_multiple"], 96)
+        if card.name != "biovil-t":
+            content["map_channels"] = [8, 16, 32, 64]
+            widths = {pooling: arguments.get(pooling, 64) for pooling in content["poolings"]}
+        elif "bert" in tower["arguments"]:
+            tower["arguments"]["bert"] = BERT
+        if "width" in tower.get("arguments", {}):
+            tower["arguments"] = {"width": 16, "heads": 2, "layers": 2}
+    elif evenly and content["family"] == "timm":
+        arguments |= {"embed_dim": 48, "depth": count, "num_heads": 2}
+        if "samvit" in content["architecture"]:
+            side = 64
+            arguments |= {"img_size": side, "global_attn_indexes": [1, 4]}
+        widths = {pooling: 256 if pooling == "gap" else 48 for pooling in content["poolings"]}
+    elif content["architecture"] in TIMM:
+        arguments |= TIMM[content["architecture"]]
+        stages = arguments.get("dims", [8, 16, 32, 64])
+        content |= {"map_channels": stages}
+        widths = dict.fromkeys(content["poolings"], stages[-1])
+    if evenly and content["family"] != "torchvision":
+        content["map_layers"] = list(range(count))
+        content["map_channels"] = [widths.get("cls" if card.name == "biomedclip" else "", 48)] * count
+        if content["family"] == "transformers":
+            content["map_channels"] = [32] * count
+    if facts["resize_to"] is not None:
+        facts["resize_to"] = round(facts["resize_to"] * side / facts["input_size"][0])
+    facts["input_size"] = [side, side]
+    content["poolings"] |= widths
+    if tower:
+        tower["dim"] = content["poolings"][tower["pooling"]]
+    return with_arguments(card, **content)
 
 
 def verified(card: EncoderCard, folder: Path) -> Beside:
@@ -502,31 +573,34 @@ def row(found: Beside) -> dict[str, str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--only", nargs="+")
+    parser.add_argument(
+        "--full", action="store_true", help="at full size; a row of these stays until the next such run"
+    )
     parser.add_argument("--out", type=Path, default=Path("build/layouts"))
     options = parser.parse_args()
     names = options.only or sorted(path.name.removesuffix(".yaml") for path in CARDS.glob("*.yaml"))
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    lines: dict[str, str] = {}
-    said: list[str] = []
     cards = [card for card in map(find_card, names) if card.weights.source not in ("none", "package")]
+    options.out.mkdir(parents=True, exist_ok=True)
+    kept = options.out / "rows.json"
     for card in sorted(cards, key=cost):
-        began, small, folder = time.perf_counter(), shortened(card), options.out / card.name
+        began, folder = time.perf_counter(), options.out / card.name
+        taken = card if options.full else narrow(card)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         try:
-            figures = row(found := verified(small, folder))
-            lines[card.name] = f"| {card.name} | " + " | ".join(figures[column] for column in COLUMNS) + " |"
-            said += [f"- {card.name}: {sentence}" for sentence in found.left_out]
+            found = verified(taken, folder)
+            figures, said = row(found), list(found.left_out)
         except EvalfmError as error:
-            lines[card.name] = f"| {card.name} |" + " – |" * len(COLUMNS)
-            said.append(f"- {card.name}: {error}")
+            figures, said = dict.fromkeys(COLUMNS, "–"), [str(error)]
         finally:
             shutil.rmtree(folder)
-        if small != card:
-            said.append(f"- {card.name}: {len(card.map_layers)} blocks at full width.")
-        print(lines[card.name], f"{time.perf_counter() - began:.0f} s", flush=True)
-        if not options.only:
-            TABLE.write_text(page(commit, [lines[name] for name in sorted(lines)], sorted(said)))
+        figures["size"] = "full" if taken.parameters == card.parameters else "narrow"
+        rows = json.loads(kept.read_text()) if kept.is_file() else {}
+        if figures["size"] == "full" or rows.get(card.name, {}).get("size") != "full":
+            rows[card.name] = {**figures, "said": said}
+        kept.write_text(json.dumps(rows))
+        print(card.name, figures, f"{time.perf_counter() - began:.0f} s", flush=True)
+        TABLE.write_text(page(rows))
 
 
 def cost(card: EncoderCard) -> int:
@@ -535,23 +609,32 @@ def cost(card: EncoderCard) -> int:
     return card.parameters * height * width
 
 
-def page(commit: str, lines: list[str], said: list[str]) -> str:
+def page(rows: Mapping[str, Mapping[str, Any]]) -> str:
     libraries = ", ".join(
         f"{each.__name__} {each.__version__}" for each in (torch, torchvision, timm, transformers, open_clip)
     )
     head = [
         "# Every card in its published layout, beside its library",
         "",
-        f"`python benchmarks/acceptance/verify_layouts.py` at {commit}; {libraries}.",
-        "Drawn weights at the card's full size in the published names, wrappers and folders; cosines of evalfm and of",
-        "the library's own model, the lowest of two sentences and of all maps; tensors missing and left over. Encoders",
-        "without weights, and those whose weights come in a package, are left out: docs/encoders.md has the latter",
-        "with their true weights.",
+        f"`python benchmarks/acceptance/verify_layouts.py [--full]`; {libraries}.",
+        "Drawn weights in the published names, wrappers and folders, at the card's full size or with a narrow model",
+        "that has a block for every map; cosines of evalfm and of the library's own model, the lowest of two sentences",
+        "and of all maps; tensors missing and left over. Encoders without weights, and those whose weights come in a",
+        "package, are left out: docs/encoders.md has the latter with their true weights.",
         "",
-        f"| encoder | {' | '.join(COLUMNS)} |",
-        "|---" * (len(COLUMNS) + 1) + "|",
+        f"| encoder | {' | '.join(COLUMNS)} | model |",
+        "|---" * (len(COLUMNS) + 2) + "|",
     ]
-    return "\n".join([*head, *lines, "", "Not compared, and why:", "", *said]) + "\n"
+    lines = [
+        f"| {name} | {' | '.join(rows[name][column] for column in COLUMNS)} | {rows[name]['size']} |"
+        for name in sorted(rows)
+    ]
+    said: dict[str, list[str]] = {}
+    for name in sorted(rows):
+        for sentence in rows[name]["said"]:
+            said.setdefault(sentence, []).append(name)
+    why = [f"- {sentence} ({', '.join(names)})" for sentence, names in sorted(said.items())]
+    return "\n".join([*head, *lines, "", "Not compared, and why:", "", *why]) + "\n"
 
 
 if __name__ == "__main__":
