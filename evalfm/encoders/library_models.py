@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import shutil
@@ -135,13 +134,11 @@ def _torchvision(card: EncoderCard, origin: Path) -> LibraryModel:
 def _transformers(card: EncoderCard, origin: Path) -> LibraryModel:
     import transformers
 
-    from evalfm.encoders.families.transformers import config_of, quiet
+    from evalfm.encoders.families._transformers_loading import config_of, options_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
     behind: dict[str, Tensor] = {}
-    # A pooler that authors' files have not.
-    pools = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    options = {"add_pooling_layer": False} if pools else {}
+    options = options_of(kind)
     with quiet():
         if (folder / "config.json").is_file() and not card.weights.strip_prefix:
             model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32", **options)

@@ -98,7 +98,7 @@ def _biovil_t(card: EncoderCard, origin: Path) -> LibraryModel:
 def _cxr_bert(card: EncoderCard, origin: Path) -> Text | None:
     from transformers import BertConfig, BertModel, BertTokenizer
 
-    from evalfm.encoders.families.transformers import quiet
+    from evalfm.encoders.families._transformers_loading import quiet
 
     assert card.text_tower is not None
     facts, names = card.text_tower.arguments, card.text_tower.tokenizer
