@@ -251,6 +251,8 @@ def _transformers(card: EncoderCard, origin: Path) -> _Plain:
         pooled = _pooled(card, model, vision, output)
         if card.architecture == "SwinModel":
             return pooled, []
+        if card.architecture == "SegformerModel":
+            return pooled, [output.hidden_states[index] for index in card.map_layers]
         norm = getattr(vision, "layernorm", None) or getattr(vision, "post_layernorm", None) or nn.Identity()
         chosen = [output.hidden_states[index + 1] for index in card.map_layers]
         tokens = [norm(each) if card.map_norm == "final" else each for each in chosen]
@@ -288,6 +290,8 @@ def _pooled(card: EncoderCard, model: Any, vision: Any, output: Any) -> Tensor:
         return output.pooler_output
     if card.pooling in ("cls", "first"):
         return output.last_hidden_state[:, 0]
+    if output.last_hidden_state.ndim == 4:
+        return output.last_hidden_state.mean((2, 3))
     return output.last_hidden_state[:, card.prefix_tokens :].mean(1)
 
 
