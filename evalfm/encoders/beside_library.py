@@ -206,7 +206,9 @@ def _timm(card: EncoderCard, origin: Path) -> _Plain:
     config: Any = timm.get_pretrained_cfg(card.architecture)
     data: Any = timm.data
     transform = None
-    if config is not None:
+    # What timm says of an architecture it says of its own weights.
+    theirs = card.name.startswith("timm:") or (card.weights.repository or "").startswith("timm/")
+    if config is not None and (theirs or card.weights.source == "package"):
         transform = data.create_transform(**data.resolve_data_config(config.to_dict()), is_training=False)
     return _Plain(
         run, report.missing_keys, report.unexpected_keys, f"timm.create_model({card.architecture!r})", transform
@@ -228,18 +230,17 @@ def _torchvision(card: EncoderCard, origin: Path) -> _Plain:
 def _transformers(card: EncoderCard, origin: Path) -> _Plain:
     import transformers
 
-    from evalfm.encoders.families.transformers import config_of, quiet
+    from evalfm.encoders.families.transformers import config_of, options_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
+    options = {"output_loading_info": True, "dtype": "float32", **options_of(kind)}
     with quiet():
         if (folder / "config.json").is_file() and not card.weights.strip_prefix:
-            model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32")
+            model, report = kind.from_pretrained(folder, **options)
             built = f"{card.architecture}.from_pretrained of the folder"
         else:
             tensors = read_checkpoint(origin, card.weights).tensors
-            model, report = kind.from_pretrained(
-                None, config=config_of(card), state_dict=tensors, output_loading_info=True, dtype="float32"
-            )
+            model, report = kind.from_pretrained(None, config=config_of(card), state_dict=tensors, **options)
             built = f"{card.architecture} of the card's settings: no config.json lies beside the weights"
     model.eval()
     vision = getattr(model, "vision_model", model)
