@@ -17,7 +17,6 @@ ACROSS = {
     "data/sources/test_sources.py": "what every source must do",
     "data/sources/test_tuberculosis.py": "two sets of one archive",
     "data/test_hostile_images.py": "every reader of images",
-    "encoders/families/test_published_layouts.py": "the authors' files of every family",
     "encoders/test_conformance.py": "every card",
     "encoders/test_library_transforms.py": "preparation of every card against the libraries' own",
     "encoders/test_published_facts.py": "every card against what its authors publish",

@@ -115,7 +115,7 @@ def test_both_towers_of_the_duals(name: str, tmp_path: Path) -> None:
     found = beside_library(load_encoder(card, weights=tmp_path))
     assert found.same, found
     assert set(parts(found)) == {"embedding", "text", *(f"map {number}" for number in range(1, 6))}
-    assert found.left_out == ("The settings of the library's processor lie not beside the weights.",)
+    assert found.left_out == ("No preparation of these weights by their library is at hand.",)
 
 
 def test_open_clip_builds_its_own_model_from_its_own_configuration(tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_weights_of_others_are_not_held_to_timms_pixels(tmp_path: Path) -> None:
     found = beside_library(encoder)
     assert found.same
     assert "pixels" not in parts(found)
-    assert found.left_out == ("The settings of the library's processor lie not beside the weights.",)
+    assert found.left_out == ("No preparation of these weights by their library is at hand.",)
 
 
 def test_what_cannot_be_compared_is_a_sentence() -> None:

@@ -261,7 +261,7 @@ def config_of(card: EncoderCard) -> Any:
 
 def model_of(card: EncoderCard, config: Any) -> Any:
     """The card's whole model with random weights, without the poolers that no checkpoint holds."""
-    return _kind(card)(config, **options_of(_kind(card)))
+    return _kind(card)(config, **_options(_kind(card)))
 
 
 def named_for(card: EncoderCard, config: Any, checkpoint: Checkpoint) -> Checkpoint:
@@ -306,7 +306,7 @@ def pretrained(
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype="float32",
-                **options_of(kind),
+                **_options(kind),
             )
         except RuntimeError as error:
             raise EvalfmError(
@@ -331,8 +331,7 @@ def _kind(card: EncoderCard) -> Any:
     return kind
 
 
-def options_of(kind: Any) -> dict[str, bool]:
-    """What a class is built with so that it has no pooler, which no checkpoint of an encoder holds."""
+def _options(kind: Any) -> dict[str, bool]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
 
 
