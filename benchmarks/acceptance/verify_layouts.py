@@ -24,7 +24,7 @@ import timm
 import torch
 import torchvision
 import transformers
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from evalfm.encoders import EncoderCard, find_card, load_encoder
@@ -167,7 +167,34 @@ def of_xrv(card: EncoderCard, folder: Path) -> Path:
     return path
 
 
+def of_chexfound(card: EncoderCard, folder: Path) -> Path:
+    """Names of DINOv2's own code, blocks in four chunks, the heads of training beside."""
+    depth, theirs = card.arguments["depth"], {}
+    for name, tensor in plain(timm_whole(card, num_classes=0)).items():
+        if name.startswith("blocks."):
+            _, block, rest = name.split(".", 2)
+            rest = rest.replace("mlp.fc1", "mlp.w12").replace("mlp.fc2", "mlp.w3")
+            name = f"blocks.{min(3, 4 * int(block) // depth)}.{block}.{rest}"
+        theirs[name.replace("reg_token", "register_tokens")] = tensor
+    # They add a position to CLS at every pass, which timm has in the token.
+    position = torch.full_like(theirs["cls_token"], 0.25)
+    theirs["cls_token"] = theirs["cls_token"] - position
+    theirs["pos_embed"] = torch.cat([position, theirs["pos_embed"]], dim=1)
+    theirs["mask_token"] = torch.zeros(1, theirs["cls_token"].shape[-1])
+    heads = {"dino_head.last_layer.weight_v": torch.zeros(2, 2), "ibot_head.mlp.0.weight": torch.zeros(2, 2)}
+    path = folder / str(card.weights.file)
+    torch.save({"teacher": prefixed("backbone.", theirs) | heads}, path)
+    return path
+
+
 # transformers
+
+
+WHOLE = {
+    "segformer-b4": "SegformerForSemanticSegmentation",
+    **dict.fromkeys(("vit-b16-in1k", "vit-l16-in1k"), "ViTForImageClassification"),
+}
+"""What the authors saved where a card reads a part of it."""
 
 
 def config_of(kind: Any, card: EncoderCard) -> Any:
@@ -175,7 +202,7 @@ def config_of(kind: Any, card: EncoderCard) -> Any:
 
 
 def of_transformers(card: EncoderCard, folder: Path) -> Path:
-    kind = getattr(transformers, card.architecture)
+    kind = getattr(transformers, WHOLE.get(card.base_name, card.architecture))
     options = {"add_pooling_layer": False} if card.architecture == "IJepaModel" else {}
     if card.name == "mae-b16":
         kind, small = transformers.ViTMAEForPreTraining, {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1}
@@ -188,8 +215,13 @@ def of_transformers(card: EncoderCard, folder: Path) -> Path:
     model.save_pretrained(folder)
     name = str(card.weights.file)
     if name.endswith(".bin"):
+        # The library saves under the names that the hub's files have had from the first.
+        tensors = load_file(folder / "model.safetensors")
+        if card.architecture == "CLIPModel":
+            counts = {"text": 77, "vision": 1 + (card.preprocessing.input_size[0] // card.size_multiple) ** 2}
+            tensors |= {f"{part}_model.embeddings.position_ids": torch.arange(n)[None] for part, n in counts.items()}
         (folder / "model.safetensors").unlink()
-        torch.save(model.state_dict(), folder / name)
+        torch.save(tensors, folder / name)
     processor(card, folder)
     if card.text_tower is not None:
         tokenizer_of(card, folder)
@@ -429,7 +461,7 @@ SPECIAL: dict[str, Callable[[EncoderCard, Path], Path]] = {
     **dict.fromkeys(("eva-x-ti", "eva-x-s", "eva-x-b"), of_eva_x),
     **dict.fromkeys(("sam-b", "medsam"), of_sam),
     **{"mermed-fm": of_mermed, "xrv-densenet121-all": of_xrv, "cxr-clip-swint": of_cxr_clip, "ark-plus": of_ark},
-    **{"biovil-t": of_biovil_t, "medimageinsight": of_medimageinsight},
+    **{"biovil-t": of_biovil_t, "medimageinsight": of_medimageinsight, "chexfound": of_chexfound},
 }
 """Cards whose files are not as their library saves them."""
 
@@ -462,6 +494,7 @@ VIT = {"hidden_size": 32, "num_hidden_layers": 5, "num_attention_heads": 2, "int
 BERT = {"vocab_size": 13, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
 TIMM: dict[str, dict[str, Any]] = {
     "convnext_base": {"depths": [1, 1, 1, 1], "dims": [8, 16, 24, 32]},
+    "resnet101": {"layers": [1, 1, 1, 1]},
     "swin_base_patch4_window7_224": {"depths": [1, 1, 1, 1], "embed_dim": 8, "num_heads": [1, 2, 2, 4]},
 }
 PORTS: dict[str, dict[str, Any]] = {
@@ -500,6 +533,11 @@ def narrow(card: EncoderCard) -> EncoderCard:
         shape = {key: value for key, value in VIT.items() if key in arguments}
         arguments |= shape | {"image_size": side + 2 * stride * other}
         widths = dict.fromkeys(content["poolings"], 32)
+    elif content["architecture"] == "SegformerModel":
+        side, stages = 64, [8, 16, 24, 32]
+        arguments |= {"depths": [1, 1, 1, 1], "hidden_sizes": stages, "num_attention_heads": [1, 2, 2, 4]}
+        content |= {"map_channels": stages}
+        widths = {"mean": 32}
     elif content["family"] == "transformers":
         side, stages = 64, [12, 24, 48, 96]
         arguments |= {"image_size": 64, "embed_dim": 12, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]}
@@ -538,7 +576,7 @@ def narrow(card: EncoderCard) -> EncoderCard:
         widths = {pooling: 256 if pooling == "gap" else 48 for pooling in content["poolings"]}
     elif content["architecture"] in TIMM:
         arguments |= TIMM[content["architecture"]]
-        stages = arguments.get("dims", [8, 16, 32, 64])
+        stages = arguments.get("dims", [8, 16, 32, 64] if "embed_dim" in arguments else content["map_channels"])
         content |= {"map_channels": stages}
         widths = dict.fromkeys(content["poolings"], stages[-1])
     if evenly and content["family"] != "torchvision":

@@ -165,6 +165,8 @@ def _transformers(card: EncoderCard, origin: Path) -> LibraryModel:
         pooled = _pooled(card, model, output, behind)
         if card.architecture == "SwinModel":
             return pooled, []
+        if card.architecture == "SegformerModel":
+            return pooled, [output.hidden_states[index] for index in card.map_layers]
         norm = getattr(vision, "layernorm", None) or getattr(vision, "post_layernorm", None) or nn.Identity()
         chosen = [output.hidden_states[index + 1] for index in card.map_layers]
         return pooled, _grids([norm(each) if card.map_norm == "final" else each for each in chosen], card, batch)
@@ -222,6 +224,8 @@ def _pooled(card: EncoderCard, model: Any, output: Any, behind: dict[str, Tensor
         return output.pooler_output
     if card.pooling in ("cls", "first"):
         return output.last_hidden_state[:, 0]
+    if output.last_hidden_state.ndim == 4:
+        return output.last_hidden_state.mean((2, 3))
     return output.last_hidden_state[:, card.prefix_tokens :].mean(1)
 
 

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.beside_library import beside_library
@@ -21,7 +22,8 @@ WITH_WEIGHTS = [name for name in NAMES if find_card(name).weights.source not in 
 NO_PIXELS = {
     *("ark-plus", "biovil-t", "chexzero", "curia", "curia-2", "cxr-clip-swint", "eva-x-b", "eva-x-s", "eva-x-ti"),
     *("medimageinsight", "medsam", "medsiglip", "mermed-fm", "sam-b", "unimed-clip-b16", "unimed-clip-l14"),
-    "xrv-densenet121-all",
+    *("xrv-densenet121-all", "chexfound", "cxformer-b", "cxformer-s", "medmae-b", "medmae-b-chexpert", "medmae-b-nih"),
+    *("medmae-s", "medmae-s-chexpert", "medmae-s-nih"),
 }
 """Their authors' preparation is code of their own, with no settings of a library beside the weights."""
 NO_MAPS = {"cxr-clip-swint"}
@@ -60,8 +62,36 @@ def test_every_published_layout_is_its_library_in_all_that_can_be_compared(
     assert all(each.difference < 2e-5 for each in found.parts if each.part != "pixels"), found
 
 
+IN_FILES = {
+    "dinov2-small": ["encoder.layer.0.attention.attention.query.weight"],
+    "dinov2-giant": ["encoder.layer.0.mlp.weights_in.weight"],
+    "cxformer-s": ["embeddings.register_tokens", "encoder.layer.0.attention.attention.query.weight"],
+    "segformer-b4": ["segformer.encoder.block.0.0.attention.self.query.weight", "decode_head.classifier.weight"],
+    "clip-b16": ["vision_model.encoder.layers.0.self_attn.q_proj.weight", "text_model.embeddings.position_ids"],
+    "xraysiglip-b16-512": ["vision_model.head.attention.in_proj_weight"],
+    "vit-b16-in21k": ["encoder.layer.0.attention.attention.query.weight", "pooler.dense.weight"],
+    "vit-b16-in1k": ["vit.encoder.layer.0.attention.attention.query.weight", "classifier.weight"],
+    "medmae-s-nih": ["fc_norm.weight", "head.weight"],
+    "chexfound": ["backbone.blocks.3.4.mlp.w12.weight", "backbone.register_tokens", "dino_head.last_layer.weight_v"],
+}
+"""Names by which files on the hub are known, some of them older than today's libraries."""
+
+
+@pytest.mark.parametrize("name", IN_FILES)
+def test_the_checkpoints_bear_the_names_of_the_published_ones(name: str, layouts: ModuleType, tmp_path: Path) -> None:
+    card = layouts.narrow(find_card(name))
+    layouts.layout(card, tmp_path)
+    file = tmp_path / card.weights.file
+    tensors = load_file(file) if file.suffix == ".safetensors" else torch.load(file, weights_only=True)
+    assert set(IN_FILES[name]) <= set(tensors.get("teacher", tensors))
+
+
 @pytest.mark.parametrize(
-    "name", ["ark-plus", "biovil-t", "medimageinsight", "unimed-clip-b16", "cxr-clip-swint", "siglip2-base", "sam-b"]
+    "name",
+    [
+        *("ark-plus", "biovil-t", "medimageinsight", "unimed-clip-b16", "cxr-clip-swint", "siglip2-base", "sam-b"),
+        *("cxformer-s", "segformer-b4", "chexfound", "medmae-b-nih", "c-radio-b16"),
+    ],
 )
 def test_a_changed_tensor_of_any_kind_of_model_shows(name: str, layouts: ModuleType, tmp_path: Path) -> None:
     card = layouts.narrow(find_card(name))

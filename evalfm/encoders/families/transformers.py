@@ -161,6 +161,13 @@ class SwinEncoder(TransformersEncoder):
         return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
 
 
+class SegformerEncoder(TransformersEncoder):
+    """SegFormer's encoder: maps are its stages, each after its own norm; ``mean`` is over the cells of the last."""
+
+    def _chosen(self, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(hidden[index] for index in self.card.map_layers)
+
+
 PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
@@ -232,6 +239,7 @@ PROJECTION = "image_projection.projection."
 
 KINDS: dict[str, type[TransformersEncoder]] = {
     "CLIPModel": ClipEncoder,
+    "SegformerModel": SegformerEncoder,
     "SiglipModel": SiglipEncoder,
     "SwinModel": SwinEncoder,
 }
