@@ -24,6 +24,12 @@ def export(
     metrics: Annotated[
         list[str] | None, typer.Option(help="These, with commas between, or all; else those that tables show.")
     ] = None,
+    archive: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write one .zip that a journal can keep: runs, results, methods, digests."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:
     """Write the results of runs for a paper: a table, a methods paragraph, a checklist and figures.
@@ -36,7 +42,10 @@ def export(
         evalfm export runs --out paper --format latex,csv
 
         evalfm export runs --task ptx-cls --metrics auroc,sensitivity --format xlsx --figures svg
+
+        evalfm export runs --format csv --archive supplement.zip
     """
+    from evalfm.analysis.archive import check_archive, write_archive
     from evalfm.analysis.export import FIGURE_FORMATS, FORMATS, export_runs
     from evalfm.publishing import check_writable
 
@@ -44,6 +53,8 @@ def export(
     if figures not in FIGURE_FORMATS:
         raise UnknownNameError("format of figures", figures, FIGURE_FORMATS)
     check_writable(out)
+    if archive is not None:
+        check_archive(archive)
     chosen = runs_in(runs, episodes=True)
     if task is not None:
         tasks = sorted({run.task for run in chosen})
@@ -51,6 +62,9 @@ def export(
             raise UnknownNameError("task among these runs", task, tasks)
         chosen = [run for run in chosen if run.task == task]
     written = export_runs(chosen, out, formats=formats, figures=figures, metrics=listed(metrics, "--metrics"))
+    if archive is not None:
+        write_archive(chosen, archive, {path.name: path.read_bytes() for path in written if path.parent == out})
+        written.append(archive)
     if json:
         emit_json([str(path) for path in written])
         return
