@@ -54,7 +54,7 @@ def in_name(content: Mapping[str, Any]) -> dict[str, Any]:
     {'encoder': 'rad-dino@mean@layers-3-9', 'pooling': None, 'layers': None}
     """
     said = {name: content.get(name) for name in ("pooling", "layers")}
-    if set(said.values()) == {None}:
+    if all(value is None for value in said.values()):
         return dict(content)
     ref = EncoderRef.parse(str(content.get("encoder"))).choosing(**said)
     return {**content, "encoder": ref.label, **dict.fromkeys(said)}

@@ -203,12 +203,11 @@ class _Row:
         self, heads: tuple[str, ...], encoder: EncoderEntry, encoders: list[EncoderEntry], adaptation: AdaptationEntry
     ) -> tuple[str, ...]:
         """Those of ``heads`` for which the pooling of ``encoder`` makes another run than the grid has already."""
-        name = encoder.name.replace(f"@{encoder.pooling}", "", 1)
-        plain = encoder.model_copy(update={"name": name, "pooling": None})
-        twins = [
-            each for each in encoders if each is not encoder and each.model_copy(update={"pooling": None}) == plain
-        ]
-        if not twins or (encoder.pooling == ATTENTIVE and ATTENTIVE not in self._heads(adaptation)):
+        own = encoder.pooling
+        plain = encoder.model_copy(update={"name": encoder.name.replace(f"@{own}", "", 1), "pooling": None})
+        others = [each for each in encoders if each is not encoder and each.pooling != ATTENTIVE]
+        there = own is not None and any(each.model_copy(update={"pooling": None}) == plain for each in others)
+        if not there or (own == ATTENTIVE and ATTENTIVE not in self._heads(adaptation)):
             return heads
         kept = tuple(head for head in heads if {"pooled", TEXT} & load_head(head, self.cohort.card.kind).needs)
         for head in (head for head in heads if head not in kept):
