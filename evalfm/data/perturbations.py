@@ -44,7 +44,7 @@ class Family:
         words: what it is, in a sentence.
         unit: of its strength.
         strengths: that are tried unless others are named, from mild to strong.
-        neutral: the strength that changes nothing, exactly.
+        neutral: the strength that changes nothing, exactly; None where there is none.
         low, high: strengths beyond these are none.
         apply: from pixels [C, H, W] in the unit interval, the strength, (row, column) spacing in mm and a generator to
             changed pixels.
@@ -53,7 +53,7 @@ class Family:
     words: str
     unit: str
     strengths: tuple[float, ...]
-    neutral: float
+    neutral: float | None
     low: float
     high: float
     apply: Callable[[Pixels, float, tuple[float, float], np.random.Generator], NDArray[np.floating]]
@@ -77,7 +77,7 @@ class Perturbation:
         if self.name not in FAMILIES:
             raise UnknownNameError("perturbation", self.name, list(FAMILIES))
         family = self.family
-        if not (family.low <= self.strength <= family.high or self.strength == family.neutral):
+        if not family.low <= self.strength <= family.high:
             raise EvalfmError(
                 f"{self.name} has strengths from {family.low:g} to {family.high:g} {family.unit}".rstrip()
                 + f", not {self.strength:g}."
@@ -92,6 +92,18 @@ class Perturbation:
     def label(self) -> str:
         """Name, strength and unit."""
         return f"{self.name} {self.strength:g} {self.family.unit}".rstrip()
+
+    @property
+    def severity(self) -> float:
+        """How far from changing nothing, by which strengths of one family are ordered.
+
+        >>> Perturbation("dose", 0.1).severity > Perturbation("dose", 0.5).severity
+        True
+        """
+        neutral = self.family.neutral
+        if neutral is None:
+            return -self.strength
+        return abs(math.log(self.strength)) if neutral == 1 else self.strength
 
     def __call__(
         self, pixels: Pixels, spacing_mm: tuple[float, float] | None, generator: np.random.Generator
@@ -332,7 +344,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "blur": Family("Gaussian blur of this standard deviation", "mm", (0.5, 1, 2), 0, 0, 100, _blur),
     "gamma": Family("values raised to this power", "", (0.5, 0.7, 1.4, 2), 1, 0.1, 10, _gamma),
-    "jpeg": Family("saved as JPEG of 8 bits in this quality", "quality", (90, 50, 10), math.inf, 1, 100, _jpeg),
+    "jpeg": Family("saved as JPEG of 8 bits in this quality", "quality", (90, 50, 10), None, 1, 100, _jpeg),
     "downsample": Family("made smaller by this factor, and large again", "×", (2, 4, 8), 1, 1, 64, _downsample),
     "rotation": Family("turned by this angle, to the left or to the right", "°", (2, 5, 10), 0, 0, 180, _rotation),
     "marker": Family("a white L or R of this height in an upper corner", "mm", (10, 20, 40), 0, 0, 200, _marker),
