@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from evalfm.run import Run
 from evalfm.statistics.comparison import contrast_aurocs
 from evalfm.statistics.representation import robustness_index, shift_share
 
-from ..squares import SIDE, make_squares
+from ..squares import make_squares
 
 SOME = ("gamma=2", "inversion", "marker=150", "dose=0.01", "jpeg=30", "downsample=8", "rotation=10", "blur=30")
 
@@ -175,12 +174,12 @@ def test_clean_images_have_the_metric_of_the_run(runs: dict[str, Run], radiograp
 def test_scores_that_are_no_more_those_of_the_run_are_said(
     runs: dict[str, Run], radiographs: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    columns = RunPredictor._columns
+    answers = RunPredictor.answers_by
 
-    def moved(self: RunPredictor, *given: Any) -> pd.DataFrame:
-        return columns(self, *given).assign(score_square=lambda table: table["score_square"] * 0.9)
+    def moved(self: RunPredictor, *given: Any, **more: Any) -> pd.DataFrame:
+        return answers(self, *given, **more).assign(score_square=lambda table: table["score_square"] * 0.9)
 
-    monkeypatch.setattr(RunPredictor, "_columns", moved)
+    monkeypatch.setattr(RunPredictor, "answers_by", moved)
     (found,) = measured(runs["coarse"], radiographs, "blur=1").runs
     assert [each for each in found.cautions if "clean images differ from those that the run recorded" in each]
 
@@ -190,9 +189,7 @@ def test_over_folds_each_image_is_answered_by_the_head_that_has_not_seen_it(
 ) -> None:
     found = of(measured(runs["folds"], radiographs, "inversion"), "inversion 1")
     run = runs["folds"]
-    with closing(RunPredictor.of(run, radiographs, None, Coarse(), "auto", SILENT).session) as session:
-        ready = RunPredictor.of(run, radiographs, None, Coarse(), "auto", SILENT)
-        assert session.source.key == ready.session.source.key
+    ready = RunPredictor.of(run, radiographs, None, Coarse(), "auto", SILENT)
     tested = run.test_predictions()
     place = {name: row for row, name in enumerate(radiographs.table["id"])}
     turned = PerturbedImages.of(radiographs, Perturbation("inversion", 1))
@@ -379,8 +376,3 @@ def test_what_was_found_comes_back_from_its_file(runs: dict[str, Run], radiograp
     assert again == found
     assert isinstance(again.runs[0], RunRobustness)
     assert again.runs[0].effects[0].shift.low is not None
-
-
-def test_side_is_large_enough_for_what_is_asked() -> None:
-    # The strengths above are in millimetres on a film of 430 mm: a marker of 150 mm has 22 pixels here.
-    assert SIDE == 64
