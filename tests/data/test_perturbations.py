@@ -274,6 +274,13 @@ def test_names_and_strengths_are_each_taken_once() -> None:
         Perturbation("blurr", 1)
 
 
+def test_the_page_on_methods_has_every_strength() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "methodology.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line.split("|")[3].strip() for line in page.splitlines() if line.startswith("| `")}
+    for name, family in FAMILIES.items():
+        assert rows[name] == ", ".join(f"{each:g}" for each in family.strengths)
+
+
 def test_an_image_is_still_an_image(squares: Manifest) -> None:
     found = PerturbedImages.of(squares, Perturbation("marker", 40)).image(0)
     assert isinstance(found, Image)
