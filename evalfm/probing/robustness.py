@@ -105,6 +105,11 @@ def robustness(
     if images is not None and images < 1:
         raise EvalfmError(f"--images must be 1 at least, not {images}.")
     opened = [run if isinstance(run, Run) else Run.read(run) for run in runs]
+    recorded = {run.record.config.encoder.weights for run in opened}
+    if weights is not None and "file" not in recorded and str(weights) not in recorded:
+        raise EvalfmError("--weights is of runs whose weights came from a file, and none of these is; leave it out.")
+    if trained_on is not None:
+        trained_on = load_manifest(trained_on, "", progress)
     manifests: dict[str, Manifest] = {}
 
     def manifest_of(run: Run) -> Manifest:

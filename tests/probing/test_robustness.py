@@ -348,6 +348,10 @@ def test_faults_are_told_before_the_work(runs: dict[str, Run], radiographs: Mani
         robustness([runs["coarse"]], radiographs, by="scanner")
     with pytest.raises(EvalfmError, match="squares, are not registered here; name their folder with --data"):
         robustness([runs["coarse"]])
+    with pytest.raises(EvalfmError, match="weights came from a file, and none of these is"):
+        robustness([runs["size"]], radiographs, weights="weights.safetensors")
+    with pytest.raises(EvalfmError, match="nowhere"):
+        robustness([runs["size"]], radiographs, trained_on="./nowhere")
     with pytest.raises(EvalfmError, match="No perturbation is named"):
         robustness([runs["coarse"]], radiographs, perturbations=[])
     with pytest.raises(EvalfmError, match="--images must be 1 at least"):
