@@ -234,8 +234,8 @@ def robustness_section(number: int, robustness: Robustness) -> Section:
         first = runs[0]
         counted = f"{first.patients} patients, " if first.unit == "patients" else "patients unknown, "
         part = Section(f"{task} on {data}", counts=f"{counted}{first.images} images that no run has seen")
-        for each in FAMILIES:
-            for heading, drawn in _charts(each, runs, robustness):
+        for family in FAMILIES:
+            for heading, drawn in _charts(family, runs, robustness):
                 if drawn is not None:
                     part.drawings.append((heading, drawn))
         for each in runs:

@@ -123,7 +123,7 @@ class Perturbation:
             return pixels
         pixel_mm = (FIELD_MM / max(pixels.shape[1:]),) * 2 if spacing_mm is None else spacing_mm
         changed = self.family.apply(pixels, self.strength, pixel_mm, generator)
-        return np.clip(changed, 0, 1).astype(np.float32)
+        return np.asarray(np.clip(changed, 0, 1), dtype=np.float32)
 
 
 def parse_perturbations(words: Sequence[str] | None = None) -> tuple[Perturbation, ...]:

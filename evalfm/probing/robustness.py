@@ -254,10 +254,10 @@ class _Measuring:
     @property
     def _folds(self) -> NDArray[np.intp] | None:
         """Fold of each position of the cohort, [N]; None without folds."""
-        if self.unseen.groups[0][0] is None:
-            return None
         folds = np.full(len(self.cohort), -1, dtype=np.intp)
         for fold, part in self.unseen.groups:
+            if fold is None:
+                return None
             folds[part] = fold
         return folds
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit
 from scipy.stats import norm
 
-from evalfm.statistics.estimate import Estimate
+from evalfm.statistics.estimate import Estimate, Interval
 from evalfm.statistics.resampling import Positions, Values
 from evalfm.statistics.shares import Share
 
@@ -72,7 +72,7 @@ def directions(features: ArrayLike) -> Values:
     """
     rows = np.asarray(features, dtype=np.float64)
     lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return np.asarray(np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0))
 
 
 def shared_neighbours(one: ArrayLike, other: ArrayLike, patient: ArrayLike, k: int = NEIGHBOURS) -> Values:
@@ -236,8 +236,9 @@ def index_estimate(
     if not np.isfinite(whole.value):
         return Estimate.absent("no neighbour shares class or site alone", n=n, unit=unit)
     if whole.value in (0, 1):
-        made = Share(whole.same_class, whole.same_class + whole.same_site, codes, n).own_interval()
-        return Estimate(whole.value, made.low, made.high, method=made.method, n=n, unit=unit, reason=made.reason)
+        share = Share(whole.same_class, whole.same_class + whole.same_site, codes, n)
+        own = share.own_interval() or Interval.absent("no interval")
+        return Estimate(whole.value, own.low, own.high, method=own.method, n=n, unit=unit, reason=own.reason)
 
     def odds(at: Positions) -> float:
         try:

@@ -373,6 +373,12 @@ def test_without_spacing_millimetres_are_those_of_a_film_and_said(runs: dict[str
     assert not [each for each in found.cautions if "430 mm" in each]
 
 
+def test_an_image_of_which_one_shade_is_left_is_an_image_still(runs: dict[str, Run], radiographs: Manifest) -> None:
+    # A file with one value in every pixel is refused; here nothing is wrong with the file.
+    found = of(measured(runs["size"], radiographs, "downsample=64"), "downsample 64 ×")
+    assert found.shift.value > 0
+
+
 def test_what_was_found_comes_back_from_its_file(runs: dict[str, Run], radiographs: Manifest, tmp_path: Path) -> None:
     found = measured(runs["coarse"], radiographs, "inversion", "jpeg=30", by="sex")
     (tmp_path / "robustness.json").write_text(json.dumps(found.to_json(), allow_nan=False))
