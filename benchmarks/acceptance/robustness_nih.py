@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import yaml
@@ -37,6 +38,8 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=Path("../shared/data"))
     parser.add_argument("--out", type=Path, default=Path("build/acceptance"))
     parser.add_argument("--encoders", default=",".join(ENCODERS))
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    parser.add_argument("--perturbations", default=",".join(PERTURBATIONS))
     parser.add_argument("--images", type=int, default=IMAGES)
     options = parser.parse_args()
     nih = import_data("nih-cxr14", options.shared / "nih-cxr14-starter", options.out / "nih", force=True)
@@ -45,7 +48,7 @@ def main() -> None:
     card.write_text(yaml.safe_dump(dinov2_small(), sort_keys=False), encoding="utf-8")
     weights = options.shared / "weights" / FILES["dinov2-small"]
     runs = []
-    for task in TASKS:
+    for task in options.tasks.split(","):
         for name in options.encoders.split(","):
             given = {"encoder": str(card), "weights": weights} if name == "dinov2-small" else {"encoder": name}
             common = {"data": nih, "folds": 5, "heads": ["linear"], "baselines": "none", "out": options.out / "runs"}
@@ -61,11 +64,12 @@ def main() -> None:
         progress=evalfm_progress(),
     )
     (options.out / ROBUSTNESS).write_text(json.dumps(found.to_json(), indent=1), encoding="utf-8")
+    said = [each for each in sys.argv[1:] if each.startswith(("--tasks", "--encoders", "--images", "--perturbations"))]
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     lines = [
         "# Feature robustness on real radiographs",
         "",
-        f"`python benchmarks/acceptance/robustness_nih.py` at commit `{commit[:12]}`. 621 NIH radiographs, one a",
+        f"`python benchmarks/acceptance/{' '.join([Path(sys.argv[0]).name, *said])}` at commit `{commit[:12]}`. 621 NIH radiographs, one a",
         f"patient, 320 × 320 pixels, linear heads over five folds; {found.runs[0].images} of them, drawn by seed, are",
         "perturbed, and each is answered by the head that has not seen it; the index is over all. 95 % intervals over",
         "patients; so few positives settle no ranking.",
