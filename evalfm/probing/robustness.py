@@ -24,7 +24,7 @@ from evalfm.features.encoded import EncodedSource
 from evalfm.probing.applying import RunPredictor, check_applicable
 from evalfm.probing.cohort import load_manifest, task_of
 from evalfm.probing.feature_quality import draw_patients
-from evalfm.probing.held_out import HeldOutImages, held_out_images, registered_as
+from evalfm.probing.held_out import HeldOutImages, held_out_images, own_data
 from evalfm.probing.restoring import trained_sources
 from evalfm.probing.session import TABLES
 from evalfm.progress import SILENT, Progress
@@ -115,7 +115,7 @@ def robustness(
     def manifest_of(run: Run) -> Manifest:
         name = f"{data}" if data is not None else run.record.data.name
         if name not in manifests:
-            manifests[name] = _own_data(run, progress) if data is None else load_manifest(data, run.task, progress)
+            manifests[name] = own_data(run, progress) if data is None else load_manifest(data, run.task, progress)
         return manifests[name]
 
     measured, left_out = [], []
@@ -157,18 +157,6 @@ def _unmeasurable(run: Run) -> str | None:
     except EvalfmError as error:
         return str(error)
     return None
-
-
-def _own_data(run: Run, progress: Progress) -> Manifest:
-    """The data that ``run`` names; whether they are its own, ``held_out_images`` sees."""
-    name = run.record.data.name
-    candidates: list[str | Path] = [name, *registered_as(name)]
-    for candidate in candidates:
-        try:
-            return load_manifest(candidate, run.task, progress)
-        except EvalfmError:
-            continue
-    raise EvalfmError(f"The data of {run.folder}, {name}, are not registered here; name their folder with --data.")
 
 
 @dataclass(frozen=True)
