@@ -18,6 +18,7 @@ import yaml
 from acceptance.real_encoders import FILES, dinov2_small
 
 import evalfm
+from evalfm.analysis.figures import describe
 from evalfm.analysis.robustness import ROBUSTNESS, effects_table, index_table, strongest_table
 from evalfm.data.importing import import_data
 from evalfm.probing.robustness import robustness
@@ -89,9 +90,9 @@ def main() -> None:
         "28 of 518 PA radiographs show.",
     ]
     for run in found.runs:
-        clean = f"{run.clean.value:.3f} [{run.clean.low:.3f}, {run.clean.high:.3f}]"
-        lines += ["", f"## {run.encoder}, {run.task}: AUROC {clean} on clean radiographs", ""]
-        lines += effects_table("effects", run).markdown
+        made = effects_table("effects", run)
+        lines += ["", f"## {run.encoder}, {run.task}: AUROC {describe(run.clean)} on clean radiographs", ""]
+        lines += [*made.markdown, "", *made.notes]
     TABLE.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
