@@ -59,6 +59,7 @@ BASE: dict[str, list[str]] = {
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
     "counterfactual": ["run={run}", "--data={others}", "--mask=square"],
+    "robustness": ["runs={run}", "--data={data}", "--perturbations=gamma=2"],
     "choose": ["runs={run}", "--task=square"],
     "sample-size": ["--auroc=.8", "--width=.1"],
     "report": ["runs={run}", "--out={out}"],
@@ -94,6 +95,7 @@ predict: run data weights encoder
 compare: runs
 bias: models
 counterfactual: run data trained_on weights encoder
+robustness: runs data trained_on weights encoder
 choose: runs
 report: runs
 export: runs
@@ -122,6 +124,7 @@ probe: out
 study: out
 predict: out
 bias: out
+robustness: out
 report: csv
 export: out
 data import: out
@@ -131,6 +134,7 @@ data import-predictions: out
 """
 WRITTEN_FILE = """
 bias: html markdown
+robustness: html
 report: out
 export: archive
 show image: out
@@ -147,6 +151,7 @@ predict: device
 compare: task head metric reference cohort average_over label_noise
 bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
+robustness: perturbations by device
 choose: task max_params licence cohort average_over
 report: task title
 export: format figures task metrics
