@@ -211,8 +211,8 @@ def index_estimate(
     """The robustness index with its interval: groups of patients are left out, and neighbours found anew without them.
 
     By the jackknife on the logit scale with half a neighbour added to either side; where all neighbours agree, Wilson's
-    of a share of patients. Resampling images whose neighbours stay as they are, which takes these for independent,
-    gives intervals of 95 % that hold the index of other patients three times in four.
+    of a share of patients. Intervals of 95 % that hold the neighbours fixed cover the index of other patients in about
+    eight of ten samples only.
 
     Args:
         features, label, site, patient, k: as for ``robustness_index``.
