@@ -269,7 +269,14 @@ def _forest(axes: Axes, panel: Panel, *, labelled: bool) -> None:
         face, size = ("white", 5.5) if hollow else (colour, 8)
         axes.plot(estimate.value, position, "o", color=colour, markerfacecolor=face, markersize=size)
         weight = "normal" if hollow else "bold"
-        place = {"xytext": (0, 6), "textcoords": "offset points", "ha": "center", "fontsize": 7.5, "weight": weight}
+        place: dict[str, Any] = {
+            "xytext": (0, 6),
+            "textcoords": "offset points",
+            "ha": "center",
+            "fontsize": 7.5,
+            "weight": weight,
+        }
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.annotate(
             f"{estimate.value:.2f}", (estimate.value, position), color="#444444" if hollow else colour, **place
         )

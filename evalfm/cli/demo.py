@@ -27,6 +27,7 @@ CAUTION = "phantom data: synthetic radiographs, no figure says anything about pa
 
 def demo(
     out: Annotated[Path, typer.Option(help="Where runs, picture and report are written.")] = Path("runs/demo"),
+    force: Annotated[bool, typer.Option("--force", help="Run again what is there already.")] = False,
     show: Annotated[
         bool, typer.Option("--open", help="Open the report in a browser, where there is a screen.")
     ] = False,
@@ -51,7 +52,7 @@ def demo(
     study = load_study("demo")
     bars = Bars()
     bars.say(f"{study.title}: {len(study.tasks)} questions, about two minutes")
-    runs = run_study(study, out, bars)
+    runs = run_study(study, out, bars, force=force)
     for outcome in runs.failed:
         assert outcome.failure is not None
         raise EvalfmError(f"A part of the demo failed ({outcome.cell.description}): {outcome.failure.sentence}")
@@ -66,7 +67,7 @@ def demo(
         bars.say("writing the report")
         write_atomically(page, report_page(runs, study.title).encode())
     if show:
-        _open(page, bars)
+        show_page(page, bars)
     if json:
         paths = {"picture": str(picture), "report": str(page)}
         emit_json({"tables": [as_json(table) for table in tables], "shortcut": [*map(_plain, leanings)], **paths})
@@ -190,10 +191,10 @@ def _draw(path: Path, title: str, real: str, tables: Sequence[TaskTable], leanin
         asked = f"The planted shortcut: does {real} see the pneumothorax or the chest tube? (AUROC for pneumothorax)"
         note = "conflicting pairs: a pneumothorax without a tube against a tube without a pneumothorax"
         rows.append(PanelRow(below, asked, note))
-    draw_forest(path, rows, Caption(title, (CAUTION, "hollow: baselines")))
+    draw_forest(path, rows, Caption(title, (CAUTION, "95 % intervals over patients, baselines hollow")))
 
 
-def _open(page: Path, bars: Bars) -> None:
+def show_page(page: Path, bars: Bars) -> None:
     """Show the page where there is a screen; a browser of the terminal would take it over."""
     import webbrowser
 

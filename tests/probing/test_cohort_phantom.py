@@ -32,6 +32,26 @@ def test_whoever_comes_second_takes_what_the_first_has_made(home: Path, monkeypa
     assert not [each.name for each in folder.parent.iterdir() if each != folder]
 
 
+def test_a_tie_stands_in_one_of_two_built_in_sets_of_the_same_patients(home: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(cohort, "PHANTOM_SIZE", 64)
+    tables = {}
+    for name in ("phantom-tied", "phantom-untied"):
+        monkeypatch.setitem(BUILT_IN, name, (300, BUILT_IN[name][1]))
+        manifest = cohort.load_manifest(name, "ptx-cls", SILENT)
+        assert manifest.info.name == name
+        tables[name] = manifest.table
+    tied, untied = tables.values()
+    same = ["id", "patient", "pneumothorax", "cardiomegaly", "sex", "split"]
+    assert tied[same].equals(untied[same])
+    shares = [table.groupby("pneumothorax")["chest_tube"].mean() for table in (tied, untied)]
+    assert shares[0][1] - shares[0][0] > 0.6
+    assert abs(shares[1][1] - shares[1][0]) < 0.15
+    assert {path.name.rpartition("-")[0] for path in (home / "cache").iterdir()} == {
+        "phantom-tied-300-64",
+        "phantom-untied-300-64",
+    }
+
+
 def test_what_is_in_its_place_and_no_phantom_is_refused(home: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(BUILT_IN, "phantom", (4, {}))
     monkeypatch.setattr(cohort, "PHANTOM_SIZE", 64)

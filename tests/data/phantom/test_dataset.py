@@ -69,8 +69,8 @@ FROZEN = {
     "labels": "a8dffd38f392c1213479478c3ef66ace6d92ac77218165d40e498168c1e1f816",
     "masks": "9ee9b001a88f758de090e63a9ca71abad22a50ebf5cf2ebfb3e82f3b79632135",
 }
-"""Of ten images of seed 0 at 256 pixels, taken before the figures of ``benchmarks/acceptance/demo_seeds.md``: the phantom
-is not tuned to what they show. Who changes it on purpose makes them, the demo's picture and these anew."""
+"""Of ten images of seed 0 at 256 pixels, taken before the figures of ``benchmarks/acceptance/demo_seeds.md``: the
+phantom is not tuned to what they show. Who changes it on purpose makes them, the demo's picture and these anew."""
 LABELS = ["id", "patient", "sex", "age", "view", "scanner", "pneumothorax", "cardiomegaly", "chest_tube", "ecg_leads"]
 
 
