@@ -237,9 +237,10 @@ def draw_forest(path: Path, rows: Sequence[PanelRow], caption: Caption) -> None:
     """Estimates with their intervals in rows of panels; baselines hollow and grey."""
     heights = [row.height for row in rows]
     figure = Figure(figsize=(10.5, sum(heights) + 0.5), layout="constrained")
-    for row, strip in zip(rows, np.atleast_1d(figure.subfigures(len(rows), 1, height_ratios=heights)), strict=True):
+    strips = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, strip in zip(rows, strips, strict=True):
         alike = len({tuple(label for label, _, _ in panel.lines) for panel in row.panels}) == 1
-        every = np.atleast_1d(strip.subplots(1, len(row.panels)))
+        every = strip.subplots(1, len(row.panels), squeeze=False)[0]
         for number, (panel, axes) in enumerate(zip(row.panels, every, strict=True)):
             _forest(axes, panel, labelled=number == 0 or not alike)
         scaled = [axes for axes, panel in zip(every, row.panels, strict=True) if panel.chance is not None]
@@ -283,7 +284,7 @@ def _forest(axes: Axes, panel: Panel, *, labelled: bool) -> None:
     labels = [label for label, _, _ in reversed(panel.lines)] if labelled else [""] * len(panel.lines)
     axes.set_yticks(range(len(panel.lines)), labels, fontsize=9)
     for text, (_, _, hollow) in zip(axes.get_yticklabels(), reversed(panel.lines), strict=True):
-        text.set_weight("normal" if hollow else "bold")
+        text.set_fontweight("normal" if hollow else "bold")
     axes.set_ylim(-0.6, len(panel.lines) - 0.25)
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TIED, UNTIED = "phantom-tied", "phantom-untied"
 ATTRIBUTE = "chest_tube"
-NAMES, CHANCE = {"auroc": "AUROC", "dice_positive": "Dice"}, {"auroc": 0.5}
+NAMES, CHANCE = {"auroc": "AUROC"}, {"auroc": 0.5}
 CAUTION = "phantom data: synthetic radiographs, no figure says anything about patients"
 
 
@@ -92,6 +92,7 @@ class Leaning:
         pairs: AUROC of a pneumothorax without a tube against a tube without a pneumothorax.
         shortcut: the sentence where the score follows the tube; None where that was not found.
         verdict: what is said of the tube among images without a pneumothorax.
+        tested: whether there are enough of these to say anything.
     """
 
     data: str
@@ -102,11 +103,12 @@ class Leaning:
     pairs: Estimate
     shortcut: str | None
     verdict: str
+    tested: bool
 
     @property
     def sentence(self) -> str:
-        """The shortcut, or that none was found."""
-        return self.shortcut or f"No shortcut was found. {self.verdict}"
+        """The shortcut, that none was found, or that too few patients can tell."""
+        return self.shortcut or (f"No shortcut was found. {self.verdict}" if self.tested else self.verdict)
 
     @property
     def cells(self) -> list[str]:
@@ -142,6 +144,7 @@ def _leanings(runs: StudyRuns) -> list[Leaning]:
                 conflicting_pairs(contrast),
                 shortcut_words(part.attribute, contrast),
                 contrast.verdict,
+                contrast.is_tested or contrast.fixed[0].separated,
             )
         )
     return found
@@ -156,6 +159,7 @@ def _plain(each: Leaning) -> dict[str, Any]:
         "conflicting_pairs": each.pairs.to_json(),
         "shortcut": each.shortcut,
         "verdict": each.verdict,
+        "tested": each.tested,
     }
 
 
@@ -175,7 +179,7 @@ def _draw(path: Path, title: str, real: str, tables: Sequence[TaskTable], leanin
     names = dict.fromkeys([real, *(line.encoder for table in plain for line in table.lines)])
     panels = []
     for table in plain:
-        # Of two constant masks the better one, which stands first.
+        # Of several heads the best, which stands first.
         best = {line.encoder: line.metrics[table.metric_names[0]] for line in reversed(table.lines)}
         absent = Estimate.absent("not a baseline of this task")
         lines = [(name.replace(" (", "\n("), best.get(name, absent), name != real) for name in names]
@@ -184,7 +188,8 @@ def _draw(path: Path, title: str, real: str, tables: Sequence[TaskTable], leanin
     rows = [PanelRow(panels)]
     below = []
     for each in leanings:
-        said = "a shortcut: the score follows the tube" if each.shortcut else "no shortcut was found"
+        untold = "no shortcut was found" if each.tested else "too few patients to say"
+        said = "a shortcut: the score follows the tube" if each.shortcut else untold
         lines = [("all pairs", each.auroc, False), ("conflicting pairs", each.pairs, False)]
         below.append(Panel(f"{each.data}: {said}\n{each.planted}", lines, CHANCE["auroc"]))
     if below:

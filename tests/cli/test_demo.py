@@ -99,6 +99,17 @@ def test_no_shortcut_is_named_where_none_was_planted(small: pytest.MonkeyPatch, 
     assert "tube in 40 % with and 40 % without pneumothorax" in said.replace("\n", " ")
 
 
+def test_too_few_patients_are_no_verdict(small: pytest.MonkeyPatch, home: Path, tmp_path: Path) -> None:
+    small.setitem(BUILT_IN, "phantom-tied", (IMAGES, TIE | {"tube_given_none": 0.02}))
+    ask_of_tubes(small, tmp_path)
+    found = json.loads(demo("--out", str(tmp_path / "out"), "--json").stdout)["shortcut"][0]
+    assert (found["data"], found["shortcut"], found["tested"]) == ("phantom-tied", None, False)
+    assert found["verdict"].startswith("Cannot be said for chest_tube = 1")
+    said = demo("--out", str(tmp_path / "out")).stdout
+    assert "phantom-tied: Cannot be said for chest_tube = 1" in said
+    assert "phantom-tied: No shortcut" not in said
+
+
 @pytest.mark.parametrize("screen", [False, True])
 def test_a_browser_is_opened_where_there_is_a_screen_alone(
     small: pytest.MonkeyPatch, tmp_path: Path, screen: bool

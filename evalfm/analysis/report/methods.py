@@ -55,9 +55,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         )
     if any(record.provenance.synthetic for record in records):
         sentences.append("At least one data set is synthetic: its figures say nothing about patients.")
-    drawn = untrained_words(runs)
-    if drawn:
-        sentences.append(drawn)
+    sentences += filter(None, [untrained_words(runs)])
     sources = sorted({f"{label}: {source}" for each in records for label, source in each.data.label_source.items()})
     if sources:
         sentences.append(f"Labels came from these sources: {_listed(sources)}.")
