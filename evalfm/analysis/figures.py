@@ -268,10 +268,10 @@ def _forest(axes: Axes, panel: Panel, *, labelled: bool) -> None:
                 [estimate.low, estimate.high], [position, position], color=colour, linewidth=1.2 if hollow else 2.4
             )
         face, size = ("white", 5.5) if hollow else (colour, 8)
-        axes.plot(estimate.value, position, "o", color=colour, markerfacecolor=face, markersize=size)
+        axes.plot(estimate.value, position, "o", color=colour, markerfacecolor=face, markersize=size, zorder=4)
         weight = "normal" if hollow else "bold"
         place: dict[str, Any] = {
-            "xytext": (0, 6),
+            "xytext": (0, 7),
             "textcoords": "offset points",
             "ha": "center",
             "fontsize": 7.5,
@@ -279,7 +279,7 @@ def _forest(axes: Axes, panel: Panel, *, labelled: bool) -> None:
         }
         place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
         axes.annotate(
-            f"{estimate.value:.2f}", (estimate.value, position), color="#444444" if hollow else colour, **place
+            f"{estimate.value:.3f}", (estimate.value, position), color="#444444" if hollow else colour, **place
         )
     labels = [label for label, _, _ in reversed(panel.lines)] if labelled else [""] * len(panel.lines)
     axes.set_yticks(range(len(panel.lines)), labels, fontsize=9)

@@ -137,7 +137,7 @@ def test_a_forest_has_the_real_encoder_filled_and_baselines_hollow_on_one_scale(
     assert [0.3, 0.5] in spans
     assert [0.7, 0.9] in spans
     assert len([line for line in second.lines if line.get_marker() == "o"]) == 1
-    assert {text.get_text() for text in first.texts} == {"0.40", "0.80"}
+    assert {text.get_text() for text in first.texts} == {"0.400", "0.800"}
     assert figure.get_suptitle() == "title\nphantom data"
 
 
