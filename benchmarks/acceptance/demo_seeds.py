@@ -47,6 +47,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/demo-seeds"))
     parser.add_argument(
+        "--table", action="store_true", help="Write the table of what is finished, and measure nothing."
+    )
+    parser.add_argument(
         "--seeds", type=int, nargs="*", help="Measure these alone and write no table; for several calls."
     )
     asked = parser.parse_args()
