@@ -188,8 +188,9 @@ def report(rows: Sequence[dict[str, Any]]) -> list[str]:
     lines += [
         "",
         "A task may be shown where both lower bounds over all ten seeds lie above 0; fewer seeds are no evidence.",
-        "Tied: 80 % of images with a pneumothorax and 5 % of those without show a chest tube; untied: 30 % of either. Conflicting pairs: AUROC of",
-        "pneumothorax without a tube against tube without a pneumothorax. Named: `evalfm bias` calls it a shortcut;",
+        "Tied: 80 % of images with a pneumothorax and 5 % of those without show a chest tube; untied: 30 % of either.",
+        "Conflicting pairs: AUROC of pneumothorax without a tube against tube without a pneumothorax. Named:",
+        "`evalfm bias` calls it a shortcut;",
         "cannot be said: a fold has fewer than two patients with a tube and no pneumothorax.",
         "",
         "| seed | AUROC tied | conflicting pairs | named | AUROC untied | conflicting pairs | named |",

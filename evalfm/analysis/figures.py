@@ -223,6 +223,17 @@ class PanelRow:
     note: str = ""
 
     @property
+    def alike(self) -> bool:
+        """Whether all panels have the same labels, so that these stand once."""
+        return len({tuple(label for label, _, _ in panel.lines) for panel in self.panels}) == 1
+
+    @property
+    def width(self) -> float:
+        """In inches: three for the intervals of a panel, and a letter of the labels is .07 wide."""
+        letters = (len(part) for panel in self.panels for label, _, _ in panel.lines for part in label.split("\n"))
+        return 3 * len(self.panels) + 0.07 * max(letters) * (1 if self.alike else len(self.panels))
+
+    @property
     def height(self) -> float:
         """In inches."""
         return (
@@ -236,13 +247,12 @@ class PanelRow:
 def draw_forest(path: Path, rows: Sequence[PanelRow], caption: Caption) -> None:
     """Estimates with their intervals in rows of panels; baselines hollow and grey."""
     heights = [row.height for row in rows]
-    figure = Figure(figsize=(10.5, sum(heights) + 0.5), layout="constrained")
+    figure = Figure(figsize=(max(row.width for row in rows), sum(heights) + 0.5), layout="constrained")
     strips = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, strip in zip(rows, strips, strict=True):
-        alike = len({tuple(label for label, _, _ in panel.lines) for panel in row.panels}) == 1
         every = strip.subplots(1, len(row.panels), squeeze=False)[0]
         for number, (panel, axes) in enumerate(zip(row.panels, every, strict=True)):
-            _forest(axes, panel, labelled=number == 0 or not alike)
+            _forest(axes, panel, labelled=number == 0 or not row.alike)
         scaled = [axes for axes, panel in zip(every, row.panels, strict=True) if panel.chance is not None]
         ends = [axes.get_xlim() for axes in scaled]
         for axes in scaled:
