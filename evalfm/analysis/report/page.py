@@ -11,16 +11,23 @@ from markupsafe import Markup
 
 from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.across import across_section
-from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
+from evalfm.analysis.report.methods import (
+    CHECKLISTS,
+    LEFT_TO_AUTHORS,
+    SUBGROUPS,
+    methods_paragraph,
+    untrained_words,
+)
 from evalfm.analysis.report.section import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.analysis.robustness import Robustness, robustness_section
-from evalfm.cautions import ON_TOP, sentences
+from evalfm.cautions import ON_TOP, RANDOM_WEIGHTS, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
+UNTRAINED = RANDOM_WEIGHTS.code
 NO_CLAIM = "Features are measured here, not devices: nothing in this report is a clinical claim."
 
 
@@ -40,7 +47,9 @@ def report_page(
     """
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
-    cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
+    drawn = untrained_words(runs)
+    cautions = [*dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP - {UNTRAINED}))]
+    cautions += [drawn] if drawn else []
     tasks = sections(runs)
     summary = [Section(words=Markup("<b>{}.</b> {}").format(each.title, each.words)) for each in tasks]
     summary.append(Section(words=NO_CLAIM, look="quiet"))
