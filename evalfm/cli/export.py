@@ -26,9 +26,7 @@ def export(
     ] = None,
     archive: Annotated[
         Path | None,
-        typer.Option(
-            help="Write one .zip that a journal can keep: runs, results, methods, digests."
-        ),
+        typer.Option(help="Write one .zip that a journal can keep: runs, results, methods, digests."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the paths as JSON.")] = False,
 ) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import shutil
@@ -135,13 +134,11 @@ def _torchvision(card: EncoderCard, origin: Path) -> LibraryModel:
 def _transformers(card: EncoderCard, origin: Path) -> LibraryModel:
     import transformers
 
-    from evalfm.encoders.families.transformers import config_of, quiet
+    from evalfm.encoders.families._transformers_loading import config_of, options_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
     behind: dict[str, Tensor] = {}
-    # A pooler that authors' files have not.
-    pools = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
-    options = {"add_pooling_layer": False} if pools else {}
+    options = options_of(kind)
     with quiet():
         if (folder / "config.json").is_file() and not card.weights.strip_prefix:
             model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32", **options)
@@ -211,7 +208,7 @@ def _tokenizer(card: EncoderCard, folder: Path) -> Any:
         return None
 
 
-def _padding(card: EncoderCard) -> dict[str, str]:
+def _padding(card: EncoderCard) -> dict[str, Any]:
     assert card.text_tower is not None
     return {"pad_token": "</s>"} if card.text_tower.arguments.get("pad_id") == 1 else {}
 
@@ -245,7 +242,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
         logging.disable(logging.WARNING)
         try:
             model: Any = open_clip.create_model(place, load_weights=False, pretrained_text=False)
-            tokenizer = open_clip.get_tokenizer(place) if reads else None
+            tokenizer: Any = open_clip.get_tokenizer(place) if reads else None
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
             raise EvalfmError(f"open_clip cannot build {card.name} by itself ({lines[0][:200]}).") from None
@@ -253,12 +250,11 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
             logging.disable(logging.NOTSET)
     report = model.load_state_dict(read_checkpoint(origin, card.weights).tensors, strict=False)
     model.eval()
-    trunk = getattr(model.visual, "trunk", None)
+    trunk: Any = getattr(model.visual, "trunk", None)
 
     def run(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        with outputs_of(
-            model.visual.transformer.resblocks if trunk is None else trunk.blocks, card.map_layers
-        ) as tokens:
+        blocks = model.visual.transformer.resblocks if trunk is None else trunk.blocks
+        with outputs_of(blocks, card.map_layers) as tokens:
             pooled = model.encode_image(batch)
         if card.pooling == "cls":
             pooled = trunk.forward_features(batch)[:, 0]
@@ -268,13 +264,12 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
         length = None if card.text_tower is None else card.text_tower.context_length
         return model.encode_text(tokenizer(list(sentences), context_length=length))
 
+    place = written.name if config else f"the card's settings: there is no {written.name}"
     return LibraryModel(
         run,
         report.missing_keys,
         report.unexpected_keys,
-        f"open_clip's model of {written.name}"
-        if config
-        else f"open_clip's model of the card's settings: no {written.name}",
+        f"open_clip's model of {place}",
         image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False) if config else None,
         text if reads else None,
     )
@@ -293,7 +288,7 @@ def _open_clip_folder(card: EncoderCard, origin: Path, config: dict[str, Any], f
     model = dict(config.get("model_cfg") or card.arguments)
     text = {RENAMED.get(name, name): each for name, each in model["text_cfg"].items() if name != "bert"}
     bert = card.arguments["text_cfg"].get("bert")
-    files = ()
+    files: tuple[str, ...] = ()
     if bert is not None:
         BertConfig(**bert).save_pretrained(folder)
         text |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}

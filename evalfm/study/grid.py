@@ -295,9 +295,9 @@ def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[Encoder
             found.setdefault(
                 chosen.model_copy(update={"pooling": ATTENTIVE if by_head else None}).model_dump_json(), chosen
             )
-    for pair, error in refused.items():
+    for pair, reason in refused.items():
         if pair not in taken:
-            grid.refuse(error)
+            grid.refuse(reason)
     return list(found.values())
 
 
