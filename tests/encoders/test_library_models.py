@@ -66,6 +66,16 @@ def test_every_published_layout_is_its_library_in_all_that_can_be_compared(
     assert all(each.difference < 2e-5 for each in found.parts if each.part != "pixels"), found
 
 
+def test_positions_are_said_to_be_interpolated_only_where_they_are(layouts: ModuleType, tmp_path: Path) -> None:
+    """The card's own size is another than timm's, and the position of CLS goes into the token."""
+    card = layouts.narrow(find_card("chexfound"))
+    weights = layouts.layout(card, tmp_path)
+    assert "input-changed" not in [each.code for each in load_encoder(card, weights=weights).cautions]
+    smaller = load_encoder(card, weights=weights, input_size=256)
+    assert any("interpolates the positions of chexfound" in each.sentence for each in smaller.cautions)
+    assert smaller.encode(torch.zeros(1, 3, 256, 256)).maps[0].shape == (1, 48, 16, 16)
+
+
 IN_FILES = {
     "dinov2-small": ["encoder.layer.0.attention.attention.query.weight"],
     "dinov2-giant": ["encoder.layer.0.mlp.weights_in.weight"],
