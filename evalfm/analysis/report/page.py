@@ -12,7 +12,7 @@ from markupsafe import Markup
 from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.across import across_section
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
-from evalfm.analysis.report.section import quality_tables
+from evalfm.analysis.report.section import counterfactual_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.cautions import ON_TOP, sentences
@@ -27,10 +27,19 @@ def report_page(
     runs: Sequence[Run],
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
+    changes: Sequence[Mapping[str, Any]] = (),
+    tasks: Sequence[TaskReport] | None = None,
+    first: Sequence[Section] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files, each a section.
+    Args:
+        runs: of any tasks.
+        title: at its top.
+        features: contents of ``features.json`` files, each a section.
+        changes: contents of ``counterfactual.json`` files, all together a section.
+        tasks: the sections of ``runs`` where they were made already.
+        first: sections that stand before all others.
 
     Raises:
         EvalfmError: there is no run.
@@ -38,13 +47,15 @@ def report_page(
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
     cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
-    tasks = sections(runs)
+    tasks = sections(runs) if tasks is None else tasks
     summary = [Section(words=Markup("<b>{}.</b> {}").format(each.title, each.words)) for each in tasks]
     summary.append(Section(words=NO_CLAIM, look="quiet"))
     shown = [
+        *first,
         Section("Summary", sections=summary),
         *(replace(each, words="") for each in tasks),
         *_across(tasks),
+        *counterfactual_sections(changes),
         *_features(features),
         _methods(runs, tasks),
         _provenance(runs),
@@ -112,10 +123,11 @@ def write_tables(
     runs: Sequence[Run],
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     tasks = sections(runs)
-    shown = [*tasks, *_across(tasks), *_features(features), _provenance(runs)]
+    shown = [*tasks, *_across(tasks), *counterfactual_sections(changes), *_features(features), _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"
