@@ -184,8 +184,8 @@ def _held(gate: Gate, table: TaskTable, line: Line, average_over: AverageOver) -
     lacking = [run for run in line.runs if gate.metric not in run.metrics]
     if lacking:
         raise EvalfmError(
-            f"{_name(line)} on {_where(table)} was not measured by {gate.metric}, which {gate.text} needs; run it again "
-            "with --force, or name another metric."
+            f"{_name(line)} on {_where(table)} was not measured by {gate.metric}, which {gate.text} needs; run it "
+            "again with --force, or name another metric."
         )
     facts = facts_of(gate.metric, line.runs)
     if facts.better not in ("higher", "lower"):
