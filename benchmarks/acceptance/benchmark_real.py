@@ -2,14 +2,15 @@
 
     python benchmarks/acceptance/benchmark_real.py --shared ../shared/data --out build/acceptance
 
-Writes benchmarks/acceptance/benchmark_real.md: command, commit, time, and the table that the command ends with. The card
-of DINOv2 ViT-S/14 is that of real_encoders.py; the page lies in OUT/benchmark/report.html.
+Writes benchmarks/acceptance/benchmark_real.md: command, commit, time, and the table that the command ends with. The
+card of DINOv2 ViT-S/14 is that of real_encoders.py; the page lies in OUT/benchmark/report.html.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import subprocess
 import time
@@ -51,9 +52,10 @@ def _page(found: dict, seconds: float, status: int, commit: str, page: Path) -> 
     lines = [
         "# A benchmark of a really trained encoder on real images",
         "",
-        f"`python benchmarks/acceptance/benchmark_real.py` at commit `{commit[:12]}`: `evalfm benchmark` of {ENCODER} over",
-        "621 NIH radiographs (text-mined labels) and 259 of Wingspan (heart and lung masks, cardiothoracic ratio), five folds.",
-        f"{said} other work; exit status {status}; page of {page.stat().st_size / 1e6:.1f} MB. Few positives: wide intervals.",
+        f"`python benchmarks/acceptance/benchmark_real.py` at commit `{commit[:12]}`: `evalfm benchmark` of",
+        f"{ENCODER} over 621 NIH radiographs (text-mined labels) and 259 of Wingspan (heart and lung masks,",
+        f"cardiothoracic ratio), five folds. {said} other work; exit status {status}; page of",
+        f"{page.stat().st_size / 1e6:.1f} MB. Few positives: wide intervals.",
         "",
         "| task | on | head | metric | value | nearest baseline | gain | p | verdict |",
         "|---" * 9 + "|",
@@ -84,8 +86,6 @@ def _reach(found: dict) -> str:
 
 
 def _cores() -> int:
-    import os
-
     return os.cpu_count() or 1
 
 

@@ -50,7 +50,7 @@ class Standing:
         if self.beats:
             return "beats all baselines"
         worse = self.gain.high is not None and self.gain.high < 0
-        return f"worse than {self.baseline}" if worse else f"not told from {self.baseline}"
+        return f"worse than {self.baseline}" if worse else f"not shown to beat {self.baseline}"
 
     @property
     def cells(self) -> list[str]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.good_for import HEADER, Standing, standings
+from evalfm.analysis.good_for import Standing, standings
 from evalfm.analysis.pages import Section
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.section import CHANGES, read_changes, tube_changes
-from evalfm.analysis.report.tables import table
+from evalfm.analysis.report.tables import Signed, Value, Worded, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.cards import checked, takes
 from evalfm.cautions import sentences
@@ -257,7 +257,10 @@ def plans_of(benchmark: Benchmark, machine: MachineOptions | None = None, progre
     Raises:
         EvalfmError: names every fault that the user must fix before anything runs.
     """
-    return [make_plan(part.study, machine, None, benchmark.manifests, progress) for part in benchmark.parts]
+    stored: dict[tuple[str, str, str], int] = {}
+    return [
+        make_plan(part.study, machine, None, benchmark.manifests, progress, stored=stored) for part in benchmark.parts
+    ]
 
 
 @dataclass(frozen=True)
@@ -427,14 +430,20 @@ def _cautions(run: Run) -> list[str]:
 
 def _first_section(result: BenchmarkResult, tasks: Sequence[TaskReport], notes: Sequence[str]) -> Section:
     """What the encoders are good for, what to beware of, what failed and what was left out."""
-    rows = [[each.task, each.cohort, *each.cells[1:]] for each in result.standings]
-    header = [HEADER[0], "tested on", *HEADER[1:]]
+    rows: list[list[Value]] = [
+        [
+            *(each.task, each.cohort, f"{each.encoder} · {each.head}", each.metric, each.estimate),
+            *(each.baseline, Signed.of(each.gain), Worded.p(each.p), each.verdict),
+        ]
+        for each in result.standings
+    ]
+    header = ["task", "tested on", "encoder · head", "metric", "value", "nearest baseline", "gain", "p", "verdict"]
     caption = (
         "The line that val chose of each encoder against the baseline that it beats least surely, on the same "
         "patients; gain is above 0 where the encoder is better. Verdicts at the 5 % level against every baseline at "
         "once, task by task."
     )
-    left = [[each.what, each.reason] for each in result.left_out]
+    left: list[list[Value]] = [[each.what, each.reason] for each in result.left_out]
     pieces = [Section("Beware", points=result.beware)] if result.beware else []
     failed = [f"{each.what}: {each.reason}" for each in result.failed]
     return Section(
