@@ -8,6 +8,8 @@ from typing import Any
 
 from evalfm.analysis.compare import Comparison
 from evalfm.analysis.figures import describe
+from evalfm.analysis.robustness import PerturbationEffect, Robustness
+from evalfm.metrics.registry import metric_of
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 
@@ -101,3 +103,42 @@ def standings(comparisons: Iterable[Comparison]) -> list[Standing]:
                 )
             )
     return found
+
+
+def worn_by(robustness: Robustness) -> list[str]:
+    """What perturbations take from each run, a sentence each: the greatest loss whose interval excludes 0, and where
+    neighbours go by site rather than by class."""
+    found = []
+    for run in robustness.runs:
+        name = f"{robustness.names[run.run]} on {run.task}"
+        lost = [(loss, each) for each in run.effects if (loss := _loss(run.metric, each)) is not None]
+        if lost:
+            _, worst = max(lost, key=lambda pair: pair[0])
+            families = list(dict.fromkeys(each.perturbation for _, each in lost))
+            assert worst.metric is not None
+            change = worst.metric
+            found.append(
+                f"{name}: {run.metric} changes by {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}] under "
+                f"{worst.label}, the most of {len(families)} kinds of perturbation that cost it something "
+                f"({', '.join(families)})."
+            )
+        index = run.index
+        if index is None or index.chance is None or index.index.high is None:
+            continue
+        if index.index.high < index.chance:
+            found.append(
+                f"{name}: neighbours go by {index.by} more than by class (robustness index {describe(index.index)}, "
+                f"chance {index.chance:.3f})."
+            )
+    return found
+
+
+def _loss(metric: str, effect: PerturbationEffect) -> float | None:
+    """By how much the metric is worse, where the whole interval says so."""
+    change = effect.metric
+    if change is None or change.low is None or change.high is None:
+        return None
+    lower = metric_of(metric).lower_is_better
+    if (change.low <= 0) if lower else (change.high >= 0):
+        return None
+    return abs(change.value)

@@ -29,6 +29,7 @@ ORDER = (
         "compare",
         "bias",
         "counterfactual",
+        "robustness",
         "choose",
         "report",
         "sample_size",

@@ -103,7 +103,7 @@ def _training(
     """The cohort that the run learned from, and the manifest's rows of its train and val."""
     name = run.record.data.name
     why = ""
-    candidates: list[str | Path | Manifest] = [name, *_registered_as(name)]
+    candidates: list[str | Path | Manifest] = [name, *registered_as(name)]
     for candidate in candidates if trained_on is None else [trained_on]:
         try:
             own = load_manifest(candidate, task.name, progress)
@@ -124,7 +124,7 @@ def _training(
     )
 
 
-def _registered_as(name: str) -> list[Path]:
+def registered_as(name: str) -> list[Path]:
     """Folders of registered data sets that call themselves ``name``, whatever they are registered as."""
     folders = []
     for folder in registered().values():

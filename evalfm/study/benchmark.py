@@ -8,23 +8,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evalfm.analysis.good_for import Standing, standings
+from evalfm.analysis.good_for import Standing, standings, worn_by
 from evalfm.analysis.pages import Section
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.section import CHANGES, read_changes, tube_changes
 from evalfm.analysis.report.tables import Signed, Value, Worded, table
 from evalfm.analysis.report.task import TaskReport, sections
+from evalfm.analysis.robustness import ROBUSTNESS, Robustness
 from evalfm.cards import checked, takes
 from evalfm.cautions import sentences
 from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
+from evalfm.data.perturbations import FAMILIES
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.paths import user_path
 from evalfm.probing.counterfactual import IMAGES, counterfactual
 from evalfm.probing.erasing import DEVICE, erase
 from evalfm.probing.executor import Outcome
+from evalfm.probing.robustness import robustness
 from evalfm.progress import SILENT, Progress
 from evalfm.publishing import check_writable
 from evalfm.run import Run
@@ -34,6 +37,7 @@ from evalfm.study.config import PHANTOM, EncoderEntry, Study, check_study_names,
 from evalfm.study.grid import LeftOut
 from evalfm.study.plan import Plan, make_plan
 from evalfm.study.running import Sayer, StudyRuns, Watch, run_study
+from evalfm.tasks.kinds import kind_of
 from evalfm.workers.job import Fault
 
 FEW_IMAGES, FOLDS = 2000, 5
@@ -201,12 +205,19 @@ class Trial:
         file: in the folder of the benchmark, of what was found, run by run.
         choose: of candidates those to try it on, and why not on others.
         find: what a run of a candidate shows, as plain values.
+        read: what an earlier call found, from the file.
     """
 
     name: str
     file: str
     choose: Callable[[Sequence[Candidate]], tuple[list[Candidate], list[LeftOut]]]
     find: Callable[[Run, Candidate, Progress], dict[str, Any]]
+    read: Callable[[Path], Sequence[Mapping[str, Any]]]
+
+    @property
+    def word(self) -> str:
+        """The first of its name."""
+        return self.name.partition(" ")[0]
 
 
 def _with_tubes(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:
@@ -230,11 +241,48 @@ def _tube(run: Run, of: Candidate, progress: Progress) -> dict[str, Any]:
     return erase(run, of.manifest, trained_on=of.manifest, **of.again, progress=progress).to_json()
 
 
+def _one_of_each(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:
+    """Of each encoder on a data set the first task of masks and the first other one: its features are what is asked."""
+    first: dict[tuple[str, str, bool], Candidate] = {}
+    left_out = []
+    for each in candidates:
+        if EncoderRef.parse(each.entry.name).is_table:
+            left_out.append(LeftOut(f"robustness of {each.entry.name}", "a table of features sees no other image"))
+        else:
+            first.setdefault((each.entry.name, each.manifest.info.name, kind_of(each.task.kind).pixelwise), each)
+    return list(first.values()), list(dict.fromkeys(left_out))
+
+
+def _perturbed(run: Run, of: Candidate, progress: Progress) -> dict[str, Any]:
+    """Perturbed images through the run; neighbours by site or scanner where one is declared."""
+    by = next((name for name in of.manifest.info.attributes if name in SITES), None)
+    given = {"by": by, "images": PERTURBED, "trained_on": of.manifest, **of.again}
+    return dict(robustness([run], of.manifest, progress=progress, **given).to_json()["runs"][0])
+
+
 TUBE_TIED, TUBE_KINDS = "pneumothorax", ("binary", "segmentation")
+SITES = ("site", "hospital", "institution", "scanner", "manufacturer")
+"""Attributes that the robustness index goes by, the first that is declared."""
+PERTURBED = 50
+"""Images that are perturbed, of each run."""
+STRENGTHS = sum(len(family.strengths) for family in FAMILIES.values())
 TRIALS = (
-    Trial(f"counterfactual (a chest tube drawn in or painted out; {2 * IMAGES} forward passes or three an image)",
-          CHANGES, _with_tubes, _tube),
-)  # fmt: skip
+    Trial(
+        f"counterfactual (a chest tube drawn into {IMAGES} phantoms, or painted out of images that show one)",
+        CHANGES,
+        _with_tubes,
+        _tube,
+        lambda path: read_changes(path)["runs"],
+    ),
+    Trial(
+        f"robustness ({PERTURBED} images under {STRENGTHS} perturbations, a forward pass each)",
+        ROBUSTNESS,
+        _one_of_each,
+        _perturbed,
+        lambda path: Robustness.read(path).to_json()["runs"],
+    ),
+)
+"""What is tried once the runs are there."""
 
 
 def trials_of(benchmark: Benchmark) -> tuple[list[tuple[Trial, Candidate]], list[LeftOut]]:
@@ -358,13 +406,13 @@ def run_benchmark(
     for trial, candidate in trials:
         run = made.get((_name_of(candidate, benchmark), candidate.entry.name, candidate.task.name, candidate.task.head))
         if run is None:
-            failed.append(LeftOut(f"{trial.name.partition(' ')[0]} of {candidate.what}", "its run was not made"))
+            failed.append(LeftOut(f"{trial.word} of {candidate.what}", "its run was not made"))
             continue
         try:
             found.setdefault(trial.file, []).append(_tried(trial, run, candidate, folder, progress, force=force))
         except Exception as error:
             fault = Fault.of(error)
-            failed.append(LeftOut(f"{trial.name.partition(' ')[0]} of {candidate.what}", fault.sentence))
+            failed.append(LeftOut(f"{trial.word} of {candidate.what}", fault.sentence))
             progress.say(f"Failed: {failed[-1].what}: {fault.sentence}")
     return _result(tuple(runs.values()), found, failed, [*benchmark.left_out, *left_out], benchmark, folder)
 
@@ -386,11 +434,11 @@ def _tried(
 ) -> dict[str, Any]:
     """What ``trial`` finds on ``run``: read where it was found before, else found and written beside the others."""
     path = folder / trial.file
-    known = list(read_changes(path)["runs"]) if path.is_file() else []
+    known = trial.read(path) if path.is_file() else []
     for each in known:
         if each["run"] == run.record.key and not force:
-            return each
-    progress.say(f"{trial.name.partition(' ')[0]}: {candidate.what}")
+            return dict(each)
+    progress.say(f"{trial.word}: {candidate.what}")
     found = {"run": run.record.key, **trial.find(run, candidate, progress)}
     others = [each for each in known if each["run"] != run.record.key]
     content = {"schema": 1, "runs": [*others, found]}
@@ -409,17 +457,19 @@ def _result(
     """The page, the summary beside it, and both in memory."""
     tasks = sections(runs) if runs else []
     changes = [{"schema": 1, "runs": found[CHANGES]}] if CHANGES in found else []
+    worn = [Robustness.of(found[ROBUSTNESS])] if ROBUSTNESS in found else []
     standing = standings(each.comparison for each in tasks if each.comparison is not None)
     beware = [sentence for run in runs if not run.is_baseline for sentence in _cautions(run)]
     beware += [f"{each.title}: {sentence}" for each in tasks for sentence in each.associations]
     beware += tube_changes(changes)
+    beware += [sentence for each in worn for sentence in worn_by(each)]
     page = folder / PAGE if runs else None
     whole = tuple(dict.fromkeys(beware)), tuple(failed), tuple(dict.fromkeys(left_out)), page, folder
     result = BenchmarkResult(runs, tuple(standing), *whole)
     if page is not None:
         title = f"{TITLE} of {', '.join(dict.fromkeys(run.encoder for run in runs if not run.is_baseline))}"
         first = _first_section(result, tasks, benchmark.notes)
-        write_atomically(page, report_page(runs, title, changes=changes, tasks=tasks, first=[first]).encode())
+        write_atomically(page, report_page(runs, title, (), worn, changes, tasks, [first]).encode())
     write_atomically(folder / SUMMARY, (json.dumps(result.to_json(), indent=1, ensure_ascii=False) + "\n").encode())
     return result
 

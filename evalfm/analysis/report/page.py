@@ -15,6 +15,7 @@ from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUP
 from evalfm.analysis.report.section import counterfactual_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import TaskReport, sections
+from evalfm.analysis.robustness import Robustness, robustness_section
 from evalfm.cautions import ON_TOP, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.errors import EvalfmError
@@ -27,6 +28,7 @@ def report_page(
     runs: Sequence[Run],
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
+    robustness: Sequence[Robustness] = (),
     changes: Sequence[Mapping[str, Any]] = (),
     tasks: Sequence[TaskReport] | None = None,
     first: Sequence[Section] = (),
@@ -37,6 +39,7 @@ def report_page(
         runs: of any tasks.
         title: at its top.
         features: contents of ``features.json`` files, each a section.
+        robustness: those of ``robustness.json`` files, likewise.
         changes: contents of ``counterfactual.json`` files, all together a section.
         tasks: the sections of ``runs`` where they were made already.
         first: sections that stand before all others.
@@ -56,7 +59,7 @@ def report_page(
         *(replace(each, words="") for each in tasks),
         *_across(tasks),
         *counterfactual_sections(changes),
-        *_features(features),
+        *_features(features, robustness),
         _methods(runs, tasks),
         _provenance(runs),
     ]
@@ -84,8 +87,9 @@ def _across(tasks: Sequence[TaskReport]) -> list[Section]:
     return [] if found is None else [found]
 
 
-def _features(features: Sequence[Mapping[str, Any]]) -> list[Section]:
-    return [quality_tables(number, each) for number, each in enumerate(features)]
+def _features(features: Sequence[Mapping[str, Any]], robustness: Sequence[Robustness]) -> list[Section]:
+    quality = [quality_tables(number, each) for number, each in enumerate(features)]
+    return quality + [robustness_section(number, each) for number, each in enumerate(robustness)]
 
 
 def _provenance(runs: Sequence[Run]) -> Section:
@@ -123,11 +127,13 @@ def write_tables(
     runs: Sequence[Run],
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
+    robustness: Sequence[Robustness] = (),
     changes: Sequence[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     tasks = sections(runs)
-    shown = [*tasks, *_across(tasks), *counterfactual_sections(changes), *_features(features), _provenance(runs)]
+    beside = [*counterfactual_sections(changes), *_features(features, robustness)]
+    shown = [*tasks, *_across(tasks), *beside, _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"
