@@ -110,9 +110,8 @@ def _allowed(name: str, manifest: Manifest, folds: int | None, limit: int | None
         }
         for where, count in counts.items():
             if count < FEWEST[where]:
-                raise _TooFew(
-                    f"{count} {'patient' if count == 1 else 'patients'} {what} in {where}, not {FEWEST[where]}"
-                )
+                who = "patient" if count == 1 else "patients"
+                raise _TooFew(f"{count} {who} {what} in {where}, fewer than {FEWEST[where]}")
     scarcest = None
     if cohort.kind.one_class:
         scarcest = min(int(among[split.train].sum()) for split in splits for _, among in _sides(cohort))
