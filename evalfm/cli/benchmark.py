@@ -72,9 +72,9 @@ def benchmark(
 
     from evalfm.probing.names import check_names, is_encoder_path, is_task
 
+    asked, machine = group_of(BenchmarkOptions, {**options, "task": None}), group_of(MachineOptions, options)
     given = group_of(EncoderOptions, options).model_dump(exclude_unset=True)
-    machine = group_of(MachineOptions, options)
-    data = list(options.get("data", ()))
+    data = list(asked.data)
     names = listed(encoders, "ENCODER", is_encoder_path)
     tasks = listed(options.get("task"), "--task", partial(is_task, data=data[0] if data else None))
     # Before torch is imported, which takes seconds.
@@ -85,8 +85,7 @@ def benchmark(
 
     bars = Bars()
     entries = entries_of(names, given)
-    limits = {name: options.get(name) for name in ("folds", "limit")}
-    made = design(entries, data, tasks=tasks, manifests=Manifests(bars), **limits)
+    made = design(entries, data, tasks=tasks, folds=asked.folds, limit=asked.limit, manifests=Manifests(bars))
     plans = plans_of(made, machine, bars)
     if plan and json:
         trials, left_out = trials_of(made)

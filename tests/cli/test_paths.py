@@ -55,6 +55,7 @@ BASE: dict[str, list[str]] = {
     "demo": [],
     "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--baselines=none", "--out={out}"],
     "study": ["config={study}"],
+    "benchmark": ["encoders=hog", "--data={data}", "--task=square", "--folds=2", "--plan"],
     "predict": ["run={run}", "--data={data}", "--out={out}"],
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
@@ -88,6 +89,7 @@ BASE: dict[str, list[str]] = {
 READ = """
 probe: encoder task data test_data weights prompts
 study: config data
+benchmark: encoders data weights
 predict: run data weights encoder
 compare: runs
 bias: models
@@ -116,6 +118,7 @@ WRITTEN_FOLDER = """
 demo: out
 probe: out
 study: out
+benchmark: out
 predict: out
 bias: out
 report: csv
