@@ -80,6 +80,11 @@ def benchmark(
     # Before torch is imported, which takes seconds.
     check_names(names, data=data or [None])
 
+    from evalfm.publishing import check_writable
+
+    if not plan:
+        check_writable(out)
+
     from evalfm.study.benchmark import design, entries_of, plans_of, run_benchmark, trials_of
     from evalfm.study.cohorts import Manifests
 

@@ -23,7 +23,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.perturbations import FAMILIES
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
-from evalfm.paths import user_path
+from evalfm.paths import input_file, user_path
 from evalfm.probing.counterfactual import IMAGES, counterfactual
 from evalfm.probing.erasing import DEVICE, erase
 from evalfm.probing.executor import Outcome
@@ -560,10 +560,18 @@ def entries_of(names: Sequence[str], options: Mapping[str, Any]) -> list[Encoder
     """The encoders ``names`` with how they are loaded.
 
     Raises:
-        EvalfmError: there is no name, or one file of weights stands beside several encoders.
+        EvalfmError: there is no name, one file of weights stands beside several encoders, or it is not there or of an
+            encoder that has none.
     """
     if not names:
         raise EvalfmError("A benchmark is of an encoder; name one, as `evalfm ls encoders` lists them.")
-    if len(names) > 1 and options.get("weights", "hub") not in ("hub", "random"):
-        raise EvalfmError(f"--weights {options['weights']} is the file of one encoder, and {len(names)} are named.")
+    weights = options.get("weights", "hub")
+    if weights not in ("hub", "random"):
+        if len(names) > 1:
+            raise EvalfmError(f"--weights {weights} is the file of one encoder, and {len(names)} are named.")
+        card, path = EncoderRef.parse(names[0]).card(), user_path(weights, "--weights")
+        if card is not None and card.weights.source == "none":
+            raise EvalfmError(f"{names[0]} has no weights that {weights} could be; leave --weights out.")
+        if not path.is_dir():
+            input_file(path, "name the checkpoint's file or folder with --weights")
     return [checked(EncoderEntry, {"name": name, **options}) for name in dict.fromkeys(names)]

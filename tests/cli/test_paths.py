@@ -55,7 +55,7 @@ BASE: dict[str, list[str]] = {
     "demo": [],
     "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--baselines=none", "--out={out}"],
     "study": ["config={study}"],
-    "benchmark": ["encoders=hog", "--data={data}", "--task=square", "--folds=2", "--plan"],
+    "benchmark": ["encoders=hog", "--data={data}", "--task=size", "--folds=2"],
     "predict": ["run={run}", "--data={data}", "--out={out}"],
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
@@ -88,10 +88,10 @@ BASE: dict[str, list[str]] = {
 
 READ = """
 probe: encoder task data test_data weights prompts
-study: config data
+study: config data weights
 benchmark: encoders data weights
 predict: run data weights encoder
-compare: runs
+compare: runs no_worse_than
 bias: models
 counterfactual: run data trained_on weights encoder
 choose: runs
@@ -138,9 +138,10 @@ show encoder: write_card
 """
 WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address
-study: encoder task weights recipe where heads shots devices address adaptation shard
+study: encoder task recipe where heads shots devices address adaptation shard
+benchmark: task devices address
 predict: device
-compare: task head metric reference cohort average_over label_noise
+compare: task head metric reference cohort average_over label_noise fail_under
 bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
 choose: task max_params licence cohort average_over
@@ -250,7 +251,7 @@ def call(
     def run(verb: str, name: str, value: str) -> tuple[int, str]:
         parameter = PARAMETERS[verb, name]
         added = {("bias", "out"): ["--decode"]}.get((verb, name), [])
-        added += ["--plan"] if verb == "study" and name != "out" else []
+        added += ["--plan"] if verb in ("study", "benchmark") and name != "out" else []
         named = {**places, "out": str(tmp_path / "out")}
         words: list[str] = []
         given = [each.partition("=")[::2] for each in BASE.get(verb, [])]

@@ -114,6 +114,8 @@ def test_few_labels_need_a_train_that_holds_them(hundred: Manifest, monkeypatch:
     [
         ({"names": []}, "name one"),
         ({"names": ["hog", "pixels"], "weights": "mine.pt"}, "the file of one encoder"),
+        ({"names": ["hog"], "weights": "mine.pt"}, "hog has no weights"),
+        ({"names": ["resnet18"], "weights": "nowhere.pt"}, "There is no file"),
         ({"names": ["hogg"]}, "Did you mean 'hog'"),
         ({"names": ["hog"], "tasks": ["tb-cls"]}, "squares holds no tuberculosis"),
         ({"names": ["hog"], "data": "nowhere"}, "There is no"),
@@ -203,15 +205,17 @@ def test_a_failing_trial_and_a_failing_cell_leave_the_rest(
         raise RuntimeError("no memory")
 
     monkeypatch.setattr(module, "counterfactual", fail)
-    entries = [*entries_of(["hog"], {}), *entries_of(["light-cnn"], {"weights": str(tmp_path / "gone.safetensors")})]
+    (tmp_path / "torn.safetensors").write_bytes(b"no weights")
+    torn = entries_of(["resnet18"], {"weights": str(tmp_path / "torn.safetensors"), "input_size": 32})
+    entries = [*entries_of(["hog"], {}), *torn]
     made = design(entries, [phantom], tasks=["ptx-cls"], folds=2)
     found = run_benchmark(made, tmp_path / "out")
     failed = {each.what: each.reason for each in found.failed}
     assert failed.pop("counterfactual of hog × ptx-cls on phantom") == "no memory"
-    assert failed.pop("counterfactual of light-cnn × ptx-cls on phantom") == "its run was not made"
-    assert failed.pop("robustness of light-cnn × ptx-cls on phantom") == "its run was not made"
+    assert failed.pop("counterfactual of resnet18 × ptx-cls on phantom") == "its run was not made"
+    assert failed.pop("robustness of resnet18 × ptx-cls on phantom") == "its run was not made"
     assert failed, "the cells of the encoder without weights"
-    assert all(what.startswith("light-cnn") for what in failed)
+    assert all(what.startswith("resnet18") for what in failed)
     assert [each.encoder for each in found.standings] == ["hog"]
     assert found.page is not None
     page = found.page.read_text()
