@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
 from pydantic import TypeAdapter, ValidationError
 
 from evalfm.analysis.figures import describe
@@ -238,7 +239,10 @@ def robustness_section(number: int, robustness: Robustness) -> Section:
         first = runs[0]
         counted = f"{first.patients} patients, " if first.unit == "patients" else "patients unknown, "
         part = Section(f"{task} on {data}", counts=f"{counted}{first.images} images that no run has seen")
-        part.drawings = [(each, drawn) for each in FAMILIES if (drawn := _chart(each, runs, robustness)) is not None]
+        for each in FAMILIES:
+            for heading, drawn in _charts(each, runs, robustness):
+                if drawn is not None:
+                    part.drawings.append((heading, drawn))
         for each in runs:
             if each.effects:
                 heading = f"{robustness.names[each.run]}: {each.metric} {describe(each.clean)} on clean images"
@@ -266,17 +270,29 @@ def robustness_section(number: int, robustness: Robustness) -> Section:
     )
 
 
-def _chart(name: str, runs: list[RunRobustness], robustness: Robustness) -> Any:
-    """Share of the way against the strength, one line per encoder: heads share the features of a frozen one."""
-    family, curves = FAMILIES[name], {}
+def _charts(name: str, runs: list[RunRobustness], robustness: Robustness) -> Iterator[tuple[str, Markup | None]]:
+    """Share of the way against the strength, a line per encoder, and change of the metric, a line per run."""
+    family = FAMILIES[name]
+    shifts: dict[str, charts.Points] = {}
+    changes: dict[str, charts.Points] = {}
     for run in runs:
-        called = run.encoder if run.adaptation == "frozen" else robustness.names[run.run]
-        curves.setdefault(called, [(each.strength, each.shift) for each in run.effects if each.perturbation == name])
-    several = {at for points in curves.values() for at, _ in points}
-    if len(several) < 2:
-        return None
-    label = f"{name}, {family.unit}" if family.unit else name
-    return charts.strengths(family.words, label, SHIFT, list(curves.items()), logarithmic=name in LOGARITHMIC)
+        effects = [each for each in run.effects if each.perturbation == name]
+        if len({each.strength for each in effects}) < 2:
+            continue
+        called = robustness.names[run.run]
+        # Heads share the features of a frozen encoder.
+        shifts.setdefault(
+            run.encoder if run.adaptation == "frozen" else called, [(each.strength, each.shift) for each in effects]
+        )
+        known = [(each.strength, each.metric) for each in effects if each.metric is not None]
+        changes[called] = [(at, Estimate(found.value, found.low, found.high)) for at, found in known]
+    label, logarithmic = f"{name}, {family.unit}" if family.unit else name, name in LOGARITHMIC
+    yield name, charts.strengths(family.words, label, SHIFT, list(shifts.items()), logarithmic=logarithmic)
+    change = f"change of {runs[0].metric}"
+    yield (
+        f"{name}: {runs[0].metric}",
+        charts.strengths(family.words, label, change, list(changes.items()), logarithmic=logarithmic),
+    )
 
 
 def _severity(effect: PerturbationEffect) -> float:

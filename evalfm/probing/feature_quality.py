@@ -160,7 +160,7 @@ def draw_patients(patients: NDArray[np.object_], images: int, seed: int) -> NDAr
         seed: of the order, which does not depend on that of the rows.
 
     >>> draw_patients(np.array(["a", "b", "b", "c"], dtype=object), 3, seed=0).tolist()
-    [1, 2, 3]
+    [0, 3]
     """
     patient = patients.astype(str)
     order = np.random.default_rng(seed).permutation(np.unique(patient))

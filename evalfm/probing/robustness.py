@@ -32,7 +32,14 @@ from evalfm.run import Run
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.intervals import Measured, estimates
-from evalfm.statistics.representation import NEIGHBOURS, directions, jackknifed, robustness_index, shift_share
+from evalfm.statistics.representation import (
+    NEIGHBOURS,
+    directions,
+    index_estimate,
+    jackknifed,
+    robustness_index,
+    shift_share,
+)
 from evalfm.statistics.resampling import Patients, Positions, Values, identify, mean_over_images
 from evalfm.statistics.shares import Share
 from evalfm.tasks.cohort import Cohort
@@ -90,7 +97,7 @@ def robustness(
     >>> (run,) = probe("pixels", "ptx-cls", data=data, heads="linear", baselines="none", out="runs")
     >>> (found,) = robustness([run], data, perturbations=["inversion", "gamma=1"]).runs
     >>> [(each.label, round(each.shift.value, 2)) for each in found.effects]
-    [('inversion 1', 11.92), ('gamma 1', 0.0)]
+    [('inversion 1', 12.98), ('gamma 1', 0.0)]
     """
     wanted = parse_perturbations(perturbations)
     if not wanted and by is None:
@@ -98,6 +105,11 @@ def robustness(
     if images is not None and images < 1:
         raise EvalfmError(f"--images must be 1 at least, not {images}.")
     opened = [run if isinstance(run, Run) else Run.read(run) for run in runs]
+    recorded = {run.record.config.encoder.weights for run in opened}
+    if weights is not None and "file" not in recorded and str(weights) not in recorded:
+        raise EvalfmError("--weights is of runs whose weights came from a file, and none of these is; leave it out.")
+    if trained_on is not None:
+        trained_on = load_manifest(trained_on, "", progress)
     manifests: dict[str, Manifest] = {}
 
     def manifest_of(run: Run) -> Manifest:
@@ -378,21 +390,12 @@ class _Measuring:
             return absent("each fold trained an encoder of its own, whose features cannot be compared")
         features = self.sources[0].features(rows.tolist()).pooled.numpy().astype(np.float64)
 
-        def value(at: Positions) -> float:
-            try:
-                return robustness_index(features[at], label[at], site[at], patient[at]).value
-            except ValueError:
-                return float("nan")
-
         try:
-            whole = robustness_index(features, label, site, patient)
+            chance = robustness_index(features, label, site, patient).chance
+            index = index_estimate(features, label, site, patient, seed=self.seed, unit=unit)
         except ValueError as error:
             return absent(str(error))
-        if not np.isfinite(whole.value):
-            return absent(f"no neighbour shares class or {by} alone")
-        return NeighbourIndex(
-            by, NEIGHBOURS, jackknifed(value, patient, seed=self.seed, unit=unit), whole.chance, len(rows)
-        )
+        return NeighbourIndex(by, NEIGHBOURS, index, chance, len(rows))
 
     # What must be said
 

@@ -60,6 +60,7 @@ BASE: dict[str, list[str]] = {
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
     "counterfactual": ["run={run}", "--data={others}", "--mask=square"],
+    "robustness": ["runs={run}", "--data={data}", "--perturbations=gamma=2"],
     "choose": ["runs={run}", "--task=square"],
     "sample-size": ["--auroc=.8", "--width=.1"],
     "report": ["runs={run}", "--out={out}"],
@@ -94,6 +95,7 @@ predict: run data weights encoder
 compare: runs no_worse_than
 bias: models
 counterfactual: run data trained_on weights encoder
+robustness: runs data trained_on weights encoder
 choose: runs
 report: runs
 embed: encoder data weights
@@ -121,6 +123,7 @@ study: out
 benchmark: out
 predict: out
 bias: out
+robustness: out
 report: csv
 data import: out
 data split: export
@@ -129,6 +132,7 @@ data import-predictions: out
 """
 WRITTEN_FILE = """
 bias: html markdown
+robustness: html
 report: out
 convert: out
 data overlap: out
@@ -144,6 +148,7 @@ predict: device
 compare: task head metric reference cohort average_over label_noise fail_under
 bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
+robustness: perturbations by device
 choose: task max_params licence cohort average_over
 report: task title
 embed: devices address where shard
