@@ -64,7 +64,7 @@ def allowed_tasks(
     >>> from evalfm.data.phantom import make_phantom
     >>> tasks, left_out = allowed_tasks(["tb-cls", "cardiomegaly-cls"], make_phantom("some", n=200, size=64), 5)
     >>> [task.name for task in tasks][:2], left_out[0].reason
-    (['cardiomegaly-cls', 'pneumothorax'], 'some holds no tuberculosis')
+    (['cardiomegaly-cls', 'pneumothorax'], 'phantom holds no tuberculosis')
     """
     found: list[AllowedTask] = []
     left_out: list[LeftOut] = []
