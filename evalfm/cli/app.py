@@ -32,6 +32,7 @@ ORDER = (
         "robustness",
         "choose",
         "report",
+        "export",
         "sample_size",
     ),
     *("fetch", "doctor", "convert", "ls", "show", "data"),

@@ -260,6 +260,7 @@ class EncoderCard(CardModel):
         map_channels, map_strides: one per map; a map has ceil(h / stride) rows.
         map_norm: ``final`` where the model's last norm is applied to every token map, ``none`` where not.
         prefix_tokens: how many tokens (CLS, registers) precede the patches.
+        pooled_layer: layer that the pooling is taken of, the last of ``map_layers``; None for the network's end.
         variants: changes of the forward pass by name; ``variant`` is the one taken, if any.
         size_multiple: input sizes must be multiples of this (the patch size of a ViT).
         fixed_input_size: whether the model takes its native input size only.
@@ -292,6 +293,7 @@ class EncoderCard(CardModel):
     map_strides: tuple[int, ...] = ()
     map_norm: Literal["final", "none"] = "none"
     prefix_tokens: int = 0
+    pooled_layer: int | None = None
     variants: dict[str, Variant] = Field(default_factory=dict)
     variant: str | None = None
     text_tower: TextFacts | None = None
@@ -310,8 +312,9 @@ class EncoderCard(CardModel):
         >>> sorted(set(find_card("hog").feature_facts()) & {"pooling", "licence"})
         ['pooling']
         """
-        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE)
-        # A card with variants is another encoder only where one is taken.
+        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE | {"pooled_layer"})
+        # A choice is part of an encoder only where it is made.
+        facts |= {} if self.pooled_layer is None else {"pooled_layer": self.pooled_layer}
         return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}
 
     def taken(self, variant: str) -> Variant:
@@ -331,7 +334,7 @@ class EncoderCard(CardModel):
 
     @property
     def base_name(self) -> str:
-        """The name without ``@pooling`` and ``@variant``."""
+        """The name without what is chosen behind ``@``."""
         return self.name.partition("@")[0]
 
     @property
@@ -360,6 +363,7 @@ class EncoderCard(CardModel):
                 f"variant {self.variant!r} is not among variants {sorted(self.variants)}": (
                     self.variant not in (None, *self.variants)
                 ),
+                "pooled_layer must be the last of map_layers": self.pooled_layer not in (None, *self.map_layers[-1:]),
                 "a pooling and a variant have the same name": set(self.variants) & set(self.poolings),
                 f"text_tower: images need a pooling {pooling!r} of {dim} dimensions too": (
                     dim is not None and self.poolings.get(pooling) != dim
