@@ -34,7 +34,7 @@ from evalfm.run import Run
 from evalfm.study.allowed import AllowedTask, allowed_tasks
 from evalfm.study.cohorts import Manifests
 from evalfm.study.config import PHANTOM, EncoderEntry, Study, check_study_names, load_study
-from evalfm.study.grid import LeftOut
+from evalfm.study.grid import LeftOut, label_of
 from evalfm.study.plan import Plan, make_plan
 from evalfm.study.running import Sayer, StudyRuns, Watch, run_study
 from evalfm.tasks.kinds import kind_of
@@ -348,20 +348,19 @@ class BenchmarkResult:
 
 @dataclass
 class _Collected:
-    """Passes on what a study reports, and keeps which entry each run is of."""
+    """Passes on what a study reports, and keeps which cell each run is of."""
 
     watch: Watch
-    entries: Mapping[str, EncoderEntry]
-    of: dict[tuple[str, str, str], Run] = field(default_factory=dict)
+    of: dict[tuple[str, str], dict[str, Run]] = field(default_factory=dict)
 
     def started(self, cell: ProbeConfig, number: int, of: int) -> None:
         """Pass it on."""
         self.watch.started(cell, number, of)
 
     def finished(self, outcome: Outcome, number: int, of: int) -> None:
-        """Keep the runs, by entry, task and head, and pass it on."""
+        """Keep the runs, by encoder and task of their cell and by head, and pass it on."""
         for run in (run for run in outcome.runs if not run.is_baseline):
-            self.of[outcome.cell.encoder, outcome.cell.task, run.head] = run
+            self.of.setdefault((outcome.cell.encoder, outcome.cell.task), {})[run.head] = run
         self.watch.finished(outcome, number, of)
 
 
@@ -385,9 +384,9 @@ def run_benchmark(
     check_writable(folder)
     runs: dict[Path, Run] = {}
     failed: list[LeftOut] = []
-    made: dict[tuple[str, str, str, str], Run] = {}
+    made: dict[tuple[str, str, str], dict[str, Run]] = {}
     for part in benchmark.parts:
-        collected = _Collected(watch, {entry.name: entry for entry in part.study.encoders})
+        collected = _Collected(watch)
         done = run_study(
             part.study,
             folder / part.folder,
@@ -404,7 +403,9 @@ def run_benchmark(
     trials, left_out = trials_of(benchmark)
     found: dict[str, list[dict[str, Any]]] = {}
     for trial, candidate in trials:
-        run = made.get((_name_of(candidate, benchmark), candidate.entry.name, candidate.task.name, candidate.task.head))
+        data = _name_of(candidate, benchmark)
+        of_heads = made.get((data, label_of(candidate.entry), candidate.task.name), {})
+        run = of_heads.get(candidate.task.head) or next(iter(of_heads.values()), None)
         if run is None:
             failed.append(LeftOut(f"{trial.word} of {candidate.what}", "its run was not made"))
             continue

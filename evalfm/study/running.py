@@ -136,7 +136,6 @@ def run_study(
     def started(cell: ProbeConfig) -> None:
         watch.started(cell, numbers[cell.key], len(cells))
 
-    added = {entry.name for entry in study.encoders if entry.added}
     runs: dict[Path, Run] = {}
     rows: list[dict[str, Any]] = []
     failed: list[Outcome] = []
@@ -152,7 +151,7 @@ def run_study(
             # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
             fresh = [run for run in outcome.runs if run.folder not in runs]
             runs |= {run.folder: run for run in fresh}
-            further = outcome.cell.encoder in added
+            further = outcome.cell.encoder in grid.added
             rows += [row for run in fresh for row in rows_of(study.name, run, folder, added=further)]
             write_results(folder, rows, shard)
             if outcome.failure is not None:
