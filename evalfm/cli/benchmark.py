@@ -143,7 +143,7 @@ def _print_found(found: BenchmarkResult, made: Benchmark) -> None:
             typer.echo(f"  - {sentence}")
     if found.left_out:
         typer.echo(f"{len(found.left_out)} left out, each with its reason on the page (or with --plan).")
-    for each in found.failed:
-        typer.echo(f"Failed: {each.what}: {each.reason}", err=True)
+    for fault in found.failed:
+        typer.echo(f"Failed: {fault.what}: {fault.reason}", err=True)
     where = "No run was made, so there is no page." if found.page is None else f"Page: {found.page}"
     typer.echo(where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,7 +123,7 @@ def compare(
         raise EvalfmError("--no-worse-than RUN takes --margin, by how much it may be worse, and no --reference.")
     earlier = [] if no_worse_than is None else runs_in([no_worse_than])
     chosen, heads = of_head(runs_in(runs), head)
-    shown = {"task": task, "cohort": cohort, "metric": metric, "average_over": over, "heads": heads}
+    shown: dict[str, Any] = {"task": task, "cohort": cohort, "metric": metric, "average_over": over, "heads": heads}
     rates = noise_rates(label_noise)
     tables = comparisons(
         chosen,

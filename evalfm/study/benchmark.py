@@ -16,7 +16,7 @@ from evalfm.analysis.report.tables import Signed, Value, Worded, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.analysis.robustness import ROBUSTNESS, Robustness
 from evalfm.cards import checked, takes
-from evalfm.cautions import sentences
+from evalfm.cautions import Code, sentences
 from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
@@ -44,7 +44,13 @@ FEW_IMAGES, FOLDS = 2000, 5
 """A data set of fewer images is measured over so many folds, unless the caller says otherwise."""
 PAGE, SUMMARY = "report.html", "benchmark.json"
 TITLE = "Benchmark"
-OF_AN_ENCODER = ("random-weights", "contamination", "contamination-unknown", "unconfirmed-card", "trained-from-random")
+OF_AN_ENCODER: tuple[Code, ...] = (
+    "random-weights",
+    "contamination",
+    "contamination-unknown",
+    "unconfirmed-card",
+    "trained-from-random",
+)
 """Codes of cautions that say what to beware of."""
 
 
@@ -127,7 +133,7 @@ def design(
             continue
         taken = sum(part.study.data != name and part.folder.startswith(manifest.info.name) for part in parts)
         folder = f"{manifest.info.name}-{taken + 1}" if taken else manifest.info.name
-        common = {
+        common: dict[str, Any] = {
             "encoders": [entry.model_dump() for entry in encoders],
             "data": name,
             "folds": over,
