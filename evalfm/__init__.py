@@ -1,7 +1,7 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `ProbeConfig`, `predict`, `embed`, `load_encoder`, `load_task`, `load_data`, `load_study`,
+`probe`, `ProbeConfig`, `benchmark`, `predict`, `embed`, `load_encoder`, `load_task`, `load_data`, `load_study`,
 `run_study`, `find_runs`, `import_predictions`, `Run`, `Study`, `EvalfmError`.
 """
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from evalfm.study import Study as Study
     from evalfm.study import load_study as load_study
     from evalfm.study import run_study as run_study
+    from evalfm.study.benchmark import benchmark as benchmark
     from evalfm.tasks.task import load_task as load_task
 
     load_data = read_data
@@ -37,6 +38,7 @@ _PUBLIC = {
     "ProbeConfig": ("evalfm.config", "ProbeConfig"),
     "Run": ("evalfm.run", "Run"),
     "Study": ("evalfm.study", "Study"),
+    "benchmark": ("evalfm.study.benchmark", "benchmark"),
     "embed": ("evalfm.probing.embedding", "embed"),
     "find_runs": ("evalfm.run", "find_runs"),
     "import_predictions": ("evalfm.probing.import_predictions", "import_predictions"),

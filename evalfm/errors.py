@@ -31,6 +31,7 @@ class UnknownNameError(EvalfmError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         super().__init__(f"There is no {kind} {shown(name)}. {suggestion(name, known)}")
+        self.name = name
 
 
 def _readable(message: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
@@ -162,6 +162,11 @@ class Robustness:
             raise EvalfmError(
                 f"{path} is no {ROBUSTNESS} of schema 1; write it again with `evalfm robustness --out`."
             ) from None
+
+    @classmethod
+    def of(cls, runs: Sequence[Mapping[str, Any]]) -> Robustness:
+        """Runs as ``to_json`` gives them, put together."""
+        return _ROBUSTNESS.validate_python({"runs": runs})
 
     @cached_property
     def names(self) -> dict[str, str]:

@@ -261,6 +261,11 @@ def value_sentences(report: ValueBias) -> list[str]:
     return [*(gap.verdict for _, gap in report.gaps), *sizes, *report.left_out]
 
 
+def value_associations(report: ValueBias) -> list[str]:
+    """Those of its verdicts that found a difference."""
+    return [gap.verdict for _, gap in report.gaps if gap.corrected is not None and gap.corrected < ALPHA]
+
+
 def size_words(attribute: str, sizes: BySize) -> list[str]:
     """A sentence per level tested within strata of lesion size."""
     return [size_verdict(sizes.what, attribute, test) for test in sizes.tests]

@@ -23,6 +23,7 @@ ORDER = (
         "demo",
         "probe",
         "study",
+        "benchmark",
         "predict",
         "embed",
         "compare",

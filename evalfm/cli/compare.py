@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from evalfm.analysis.compare import Heads
     from evalfm.analysis.pairing import AverageOver
     from evalfm.run import Run
+
+
+GATE_FAILED = 1
+"""Exit status where a gate fails."""
 
 
 def compare(
@@ -59,12 +63,31 @@ def compare(
             "false positives; several with commas between."
         ),
     ] = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="METRIC=NUMBER",
+            help="Exit with 1 unless every line reaches it, such as auroc=.9, or stays below for errors (mae=.03); "
+            "auroc:low=.9 (mae:high=.03) for the end of the interval; repeat for several.",
+        ),
+    ] = None,
+    no_worse_than: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="An earlier run: exit with 1 unless every line is worse than it by less than --margin, by the end of "
+            "the paired interval.",
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say which encoders are really better: paired differences to the best, corrected for every pair.
 
     Runs are compared with those that stand on the same test patients and labels: each test cohort of a task has a
     table of its own. Where several tasks share encoders, what they say together stands at the end.
+
+    With --fail-under or --no-worse-than the exit status is 1 where a gate fails, 0 where all pass, and 2 where one
+    matches no run.
 
     Examples:
 
@@ -79,27 +102,43 @@ def compare(
         evalfm compare runs-on-a runs-on-b --external
 
         evalfm compare runs --task ptx-cls --label-noise .05,.1/.02
+
+        evalfm compare runs/new --head linear --fail-under auroc=.8 --no-worse-than runs/released/ptx-cls --margin .02
     """
     from evalfm.analysis.across import across_tasks
+    from evalfm.analysis.compare import BEST_BY_VAL
     from evalfm.analysis.compare import compare as comparisons
-    from evalfm.cli.compare_tables import print_across, print_comparison
+    from evalfm.analysis.gates import Gate, gated_lines, joined
+    from evalfm.analysis.gates import fail_under as held_under
+    from evalfm.analysis.gates import no_worse_than as held_against
+    from evalfm.cli.compare_tables import print_across, print_comparison, print_gates
 
     over = average_of(average_over)
     if external:
-        _compare_external(runs, head, over, json, task=task, metric=metric, refused=[cohort, margin, reference])
+        refused = [cohort, margin, reference, fail_under, no_worse_than]
+        _compare_external(runs, head, over, json, task=task, metric=metric, refused=refused)
         return
+    gates = [Gate.parse(text) for text in fail_under or ()]
+    if no_worse_than is not None and (margin is None or reference is not None):
+        raise EvalfmError("--no-worse-than RUN takes --margin, by how much it may be worse, and no --reference.")
+    earlier = [] if no_worse_than is None else runs_in([no_worse_than])
     chosen, heads = of_head(runs_in(runs), head)
+    shown: dict[str, Any] = {"task": task, "cohort": cohort, "metric": metric, "average_over": over, "heads": heads}
     rates = noise_rates(label_noise)
     tables = comparisons(
         chosen,
-        task=task,
-        cohort=cohort,
-        metric=metric,
-        margin=margin,
+        margin=margin if no_worse_than is None else None,
         reference=reference,
-        average_over=over,
-        heads=heads,
+        **shown,
     )
+    gated = None
+    if gates or no_worse_than is not None:
+        lines = gated_lines(chosen, **shown)
+        found = [held_under(gates, lines, over)] if gates else []
+        if no_worse_than is not None and margin is not None:
+            mine = [run for run in earlier if head in (None, BEST_BY_VAL, run.head)]
+            found.append(held_against(mine, no_worse_than, lines, margin, metric=metric, average_over=over))
+        gated = joined(found)
     noise = noise_of(chosen, rates, task=task, cohort=cohort, metric=metric)
     together = across_tasks(tables)
     if json:
@@ -108,14 +147,19 @@ def compare(
                 *(table.to_json() for table in tables),
                 *({"label_noise": each.to_json()} for each in noise),
                 *([{"across_tasks": together.to_json()}] if together else []),
+                *([{"gates": gated.to_json()}] if gated else []),
             ]
         )
-        return
-    for table in tables:
-        print_comparison(table)
-    print_noise(noise)
-    if together is not None:
-        print_across(together)
+    else:
+        for table in tables:
+            print_comparison(table)
+        print_noise(noise)
+        if together is not None:
+            print_across(together)
+    if gated is not None:
+        print_gates(gated, on_stderr=json)
+        if not gated.passed:
+            raise typer.Exit(GATE_FAILED)
 
 
 def _compare_external(
@@ -132,7 +176,7 @@ def _compare_external(
     from evalfm.cli.compare_tables import print_external
 
     if any(each is not None for each in refused):
-        raise EvalfmError("--external takes no --cohort, --margin or --reference; leave them out.")
+        raise EvalfmError("--external takes no --cohort, --margin, --reference or gates; leave them out.")
     if len(folders) > 2:
         raise EvalfmError(f"--external takes one folder or two, A and B, not {len(folders)}.")
     if len(folders) == 2:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evalfm.analysis.across import AcrossTasks
     from evalfm.analysis.compare import Comparison, Entry
     from evalfm.analysis.external import ExternalValidation
+    from evalfm.analysis.gates import Gated
     from evalfm.statistics.comparison import Difference
     from evalfm.statistics.ranks import Agreement
 
@@ -154,6 +155,15 @@ def print_external(found: ExternalValidation) -> None:
     _say(f"A: {found.speaks_of_a}", f"B: {found.speaks_of_b}")
     _say(f"{tau_words(found.tau)}." if found.tau else "Kendall's τ: one of the orders has ties only.")
     typer.echo()
+
+
+def print_gates(found: Gated, *, on_stderr: bool) -> None:
+    """Print what every gate found, a line each; those that failed last."""
+    said = [f"passed: {each.sentence}" for each in found.verdicts if each.passed]
+    said += list(found.untouched)
+    said += [f"failed: {each.sentence}" for each in found.verdicts if not each.passed]
+    for sentence in said:
+        typer.echo(in_letters(f"Gate {sentence}"), err=on_stderr)
 
 
 def rank_words(entry: Entry) -> str:

@@ -21,7 +21,8 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, images, subgroups, methods and provenance.
 
-    A features.json (evalfm embed --similarity) or robustness.json (evalfm robustness) in a named folder is a section.
+    A features.json (evalfm embed --similarity), robustness.json (evalfm robustness) or counterfactual.json (evalfm
+    benchmark) in a named folder is a section.
 
     Examples:
 
@@ -32,7 +33,7 @@ def report(
         evalfm report runs --task ptx-cls --title "Pneumothorax, site A" --csv tables
     """
     from evalfm.analysis.report.page import report_page, write_tables
-    from evalfm.analysis.report.section import FEATURES, read_features
+    from evalfm.analysis.report.section import CHANGES, FEATURES, read_changes, read_features
     from evalfm.analysis.robustness import ROBUSTNESS, Robustness
     from evalfm.data.atomic import write_atomically
     from evalfm.publishing import check_writable
@@ -48,8 +49,9 @@ def report(
         chosen = [run for run in chosen if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
     robustness = [Robustness.read(folder / ROBUSTNESS) for folder in runs if (folder / ROBUSTNESS).is_file()]
-    content = report_page(chosen, title, features, robustness).encode()
+    changes = [read_changes(folder / CHANGES) for folder in runs if (folder / CHANGES).is_file()]
+    content = report_page(chosen, title, features, robustness, changes).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(chosen)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(chosen, csv, features, robustness))} tables into {csv}")
+        typer.echo(f"Wrote {len(write_tables(chosen, csv, features, robustness, changes))} tables into {csv}")

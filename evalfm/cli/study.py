@@ -20,6 +20,8 @@ from evalfm.study.config import Assumed
 from evalfm.training.recipe import Adaptation
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from evalfm.cli.console import Bars
     from evalfm.study import Study, StudyRuns
     from evalfm.study.cohorts import Manifests
@@ -36,16 +38,23 @@ class StudyOptions(CardModel):
     data: Annotated[Text | None, Field(description="Folder or registered name, in place of the study's.")] = None
     encoder: Annotated[
         str | None,
-        Field(description="Only this encoder; repeat for several, or commas between."),
+        Field(
+            description="Of the study's encoders only this one; one that is none of them is added beside them. Repeat "
+            "for several, or commas between."
+        ),
         Option(several=True),
     ] = None
+    alone: Annotated[bool, Field(description="Of encoders those that --encoder names and no others.")] = False
     task: Annotated[str | None, Field(description="Only this task; several likewise."), Option(several=True)] = None
     adaptation: Annotated[
         tuple[Adaptation, ...],
         Field(description="Only this adaptation; several likewise."),
         Option(names=("--adaptation", "-a")),
     ] = ()
-    weights: Annotated[str | None, Field(description="random: a rehearsal without any weights.")] = None
+    weights: Annotated[
+        Text | None,
+        Field(description="random: a rehearsal without any weights; or the file of the one encoder that is added."),
+    ] = None
     recipe: Annotated[dict[str, Any], Field(description="Change every recipe, e.g. epochs=1; repeat for several.")] = (
         Field(default_factory=dict)
     )
@@ -91,6 +100,8 @@ def study(
 
         evalfm study feature-quality --data build/siim --plan
 
+        evalfm study feature-quality --encoder timm:vit_small_patch16_dinov3.lvd1689m --encoder mine.yaml --plan
+
         evalfm study feature-quality --data phantom --limit 60 --encoder resnet50 --weights random --recipe epochs=1
 
         evalfm study my-study.yaml --task ptx-seg --adaptation frozen --seeds 1 --out runs/first-look
@@ -115,7 +126,8 @@ def study(
     encoders = listed(options.get("encoder"), "--encoder", is_encoder_path)
     tasks = listed(options.get("task"), "--task", is_task)
     grid = load_study(config).on(options.get("data"))
-    grid = grid.only(tuple(encoders), tuple(tasks), options.get("adaptation", ()))
+    grid, named = _with_encoders(grid, encoders, options)
+    grid = grid.only(named, tuple(tasks), options.get("adaptation", ()))
     offline = options.get("offline", False)
     if not offline or assumed.images is not None:
         # Before torch is imported, which takes seconds.
@@ -170,16 +182,35 @@ def _run(
         raise typer.Exit(SOME_FAILED)
 
 
+def _with_encoders(grid: Study, encoders: Sequence[str], options: dict[str, Any]) -> tuple[Study, tuple[str, ...]]:
+    """The study with what ``encoders`` add to it, and which of its encoders are run; none named keeps all.
+
+    Raises:
+        EvalfmError: an encoder is none of the study's and no other, or ``--alone`` says nothing.
+    """
+    from evalfm.probing.names import check_names
+
+    own = [each.name for each in grid.encoders] + [each.encoder for each in grid.supervised]
+    further = [name for name in encoders if name not in own]
+    if options.get("alone") and not encoders:
+        raise EvalfmError("--alone goes with --encoder, which says which encoders are run; add one, or leave it out.")
+    check_names(further)
+    weights = options.get("weights")
+    file = None if weights in (None, "random", "hub") else weights
+    if further or file is not None:
+        grid = grid.with_encoders(further, file)
+    if options.get("alone") or any(name in own for name in encoders):
+        return grid, tuple(encoders)
+    return grid, ()
+
+
 def _changed(grid: Study, options: dict[str, Any]) -> Study:
     """The study with what the command line says of every cell."""
     from evalfm.encoders.reference import EncoderRef, find_alias
 
     changes: dict[str, Any] = {name: options[name] for name in IN_PLACE if name in options}
     weights, recipe = options.get("weights"), options.get("recipe")
-    if weights not in (None, "random", "hub"):
-        raise EvalfmError(
-            "--weights of a study is random or hub; the file of one encoder's weights stands in its YAML."
-        )
+    weights = weights if weights in ("random", "hub") else None
     supervised = [each.model_dump() for each in grid.supervised]
     if weights is not None:
         named = [each.name for each in grid.encoders if find_alias(each.name) is None]

@@ -35,9 +35,15 @@ def several(value: Any) -> Any:
 
 
 class EncoderEntry(EncoderOptions):
-    """An encoder of the grid; ``name`` is what ``evalfm probe --encoder`` takes."""
+    """An encoder of the grid.
+
+    Attributes:
+        name: what ``evalfm probe --encoder`` takes.
+        added: whether the caller put it beside the encoders of the study as it is written, which its results say.
+    """
 
     name: str
+    added: bool = False
 
 
 class TaskEntry(HeadOptions):
@@ -251,6 +257,30 @@ class Study(EvaluationOptions, DataOptions):
         if study.data in BUILT_IN and study.on_phantom:
             study = study.changed(**study.on_phantom)
         return study
+
+    def with_encoders(self, names: Sequence[str], weights: str | None = None) -> Study:
+        """The study with further encoders behind its own, and marked as ``added``; names that it has change nothing.
+
+        Args:
+            names: as ``evalfm probe --encoder`` takes them.
+            weights: the file of the one that is added; None takes those of its card.
+
+        Raises:
+            EvalfmError: a file of weights is given and not one encoder is added.
+
+        >>> study = load_study("demo").with_encoders(["hog", "timm:resnet10t.c3_in1k"])
+        >>> [(each.name, each.added) for each in study.encoders][-2:]
+        [('random:resnet18', False), ('timm:resnet10t.c3_in1k', True)]
+        """
+        known = {each.name for each in self.encoders} | {each.encoder for each in self.supervised}
+        further = [name for name in dict.fromkeys(names) if name not in known]
+        if weights is not None and len(further) != 1:
+            raise EvalfmError(
+                f"--weights {weights} is the file of one encoder that --encoder adds to the study, and it adds "
+                f"{len(further)}; the files of several stand in its YAML."
+            )
+        entries = [EncoderEntry(name=name, added=True, weights=weights or "hub") for name in further]
+        return self.changed(encoders=[each.model_dump() for each in (*self.encoders, *entries)]) if entries else self
 
     def only(
         self, encoders: tuple[str, ...] = (), tasks: tuple[str, ...] = (), adaptation: tuple[str, ...] = ()

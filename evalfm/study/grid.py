@@ -42,12 +42,14 @@ class Grid:
 
     Attributes:
         supervised: keys of the cells that stand beside the grid.
+        added: what the cells call the encoders that the caller added.
         left_out: what makes no sense, known before anything runs.
         faults: what the user must fix first, one sentence each.
     """
 
     cells: list[ProbeConfig] = field(default_factory=list)
     supervised: set[str] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
     left_out: list[LeftOut] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
@@ -269,6 +271,16 @@ def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: st
     return "the encoder has no weights to train" if adaptation != ONE_PASS and card.parameters == 0 else None
 
 
+def label_of(entry: EncoderEntry) -> str:
+    """What the cells of an encoder call it: its name with the pooling and layers that are chosen of it.
+
+    Raises:
+        EvalfmError: it has no such pooling or layers.
+    """
+    pooling = None if entry.pooling == ATTENTIVE else entry.pooling
+    return EncoderRef.parse(entry.name).choosing(pooling, entry.layers).label
+
+
 def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[EncoderEntry]:
     """The encoders with every pooling and layers of the grid that they have, each once under the name that says them.
 
@@ -282,7 +294,7 @@ def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[Encoder
             pooling, layers = entry.pooling, entry.layers
             by_head = pooling == ATTENTIVE
             try:
-                label = EncoderRef.parse(entry.name).choosing(None if by_head else pooling, layers).label
+                label = label_of(entry)
             except EvalfmError as error:
                 if own.pooling is not None or own.layers is not None:
                     grid.refuse(error)
@@ -291,6 +303,7 @@ def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[Encoder
                 grid.leave_out(", ".join([entry.name, *what]), str(error))
                 continue
             taken.add((pooling, layers))
+            grid.added |= {label} if entry.added else set()
             chosen = entry.model_copy(update={"name": label, "layers": None, "pooling": pooling})
             found.setdefault(
                 chosen.model_copy(update={"pooling": ATTENTIVE if by_head else None}).model_dump_json(), chosen

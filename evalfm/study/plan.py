@@ -108,6 +108,7 @@ class Plan:
         return {
             "study": self.study.name,
             "title": self.study.title,
+            "added_encoders": [each.name for each in self.study.encoders if each.added],
             "shard": None if self.shard is None else {"number": self.shard.number, "of": self.shard.count},
             "cells": [
                 {"key": each.cell.key, "supervised": each.supervised}
@@ -158,8 +159,13 @@ def make_plan(
     manifests: Manifests | None = None,
     progress: Progress = SILENT,
     shard: Shard | None = None,
+    *,
+    stored: dict[tuple[str, str, str], int] | None = None,
 ) -> Plan:
     """Find out what ``study``, or a shard of it, will cost; each encoder is loaded once, and nothing is written.
+
+    ``stored``, filled by the plans of studies that run before, holds how many images each encoder will have seen by
+    then.
 
     Raises:
         EvalfmError: names every fault that the user must fix before anything runs.
@@ -171,6 +177,7 @@ def make_plan(
         cohorts, faults = assume_all(study, assumed.images)
         grid = _checked(study, cohorts, faults)
     planner = _Planner(study, machine, assumed, cohorts, progress)
+    planner.seen = {} if stored is None else stored
     cells = planner.plan(grid.of(shard))
     facts = (tuple(grid.left_out), tuple(planner.warnings), planner.assumptions())
     together = 1 if machine.executor == "ray" else len(resolve(machine.devices))

@@ -35,6 +35,7 @@ def file_of(name: str, shard: Shard | None) -> str:
 COLUMNS: dict[str, str | None] = {
     "study": None,  # name of the study
     "encoder": None,  # name of the encoder
+    "added": None,  # whether the caller added the encoder to those of the study as it is written
     "weights": "string",  # ``hub``, ``random`` or ``file``; null for a table of features
     "task": None,  # name of the task
     "kind": None,  # of the task
@@ -76,8 +77,11 @@ COLUMNS: dict[str, str | None] = {
 """Columns of the table, each with its type where it may be null, so that it keeps it even where all is null."""
 
 
-def rows_of(study: str, run: Run, out: Path) -> list[dict[str, Any]]:
-    """One row a metric of ``run``, which lies under ``out``, with the columns of ``COLUMNS``."""
+def rows_of(study: str, run: Run, out: Path, *, added: bool = False) -> list[dict[str, Any]]:
+    """One row a metric of ``run``, which lies under ``out``, with the columns of ``COLUMNS``.
+
+    ``added`` says that its encoder is none of the study as it is written.
+    """
     record = run.record
     config = record.config
     primaries = _primaries(run)
@@ -85,6 +89,7 @@ def rows_of(study: str, run: Run, out: Path) -> list[dict[str, Any]]:
         {
             "study": study,
             "encoder": run.encoder,
+            "added": added and not run.is_baseline,
             "weights": config.encoder.weights,
             "task": run.task,
             "kind": record.task.kind,

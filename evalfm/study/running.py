@@ -151,7 +151,8 @@ def run_study(
             # An encoder of the grid that is also a baseline (pixels) is shown as what it was first.
             fresh = [run for run in outcome.runs if run.folder not in runs]
             runs |= {run.folder: run for run in fresh}
-            rows += [row for run in fresh for row in rows_of(study.name, run, folder)]
+            further = outcome.cell.encoder in grid.added
+            rows += [row for run in fresh for row in rows_of(study.name, run, folder, added=further)]
             write_results(folder, rows, shard)
             if outcome.failure is not None:
                 failed.append(outcome)

@@ -55,6 +55,7 @@ BASE: dict[str, list[str]] = {
     "demo": [],
     "probe": ["--encoder=pixels", "--task=square", "--data={data}", "--head=linear", "--baselines=none", "--out={out}"],
     "study": ["config={study}"],
+    "benchmark": ["encoders=hog", "--data={data}", "--task=size", "--folds=2"],
     "predict": ["run={run}", "--data={data}", "--out={out}"],
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
@@ -90,9 +91,10 @@ BASE: dict[str, list[str]] = {
 
 READ = """
 probe: encoder task data test_data weights prompts
-study: config data
+study: config data weights
+benchmark: encoders data weights
 predict: run data weights encoder
-compare: runs
+compare: runs no_worse_than
 bias: models
 counterfactual: run data trained_on weights encoder
 robustness: runs data trained_on weights encoder
@@ -122,6 +124,7 @@ WRITTEN_FOLDER = """
 demo: out
 probe: out
 study: out
+benchmark: out
 predict: out
 bias: out
 robustness: out
@@ -146,9 +149,10 @@ show encoder: write_card
 """
 WORDS = """
 probe: heads recipe shots associate where test_where threshold devices address pooling layers
-study: encoder task weights recipe where heads shots devices address adaptation shard
+study: encoder task recipe where heads shots devices address adaptation shard
+benchmark: task devices address pooling layers
 predict: device
-compare: task head metric reference cohort average_over label_noise
+compare: task head metric reference cohort average_over label_noise fail_under
 bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
 robustness: perturbations by device
@@ -261,7 +265,7 @@ def call(
     def run(verb: str, name: str, value: str) -> tuple[int, str]:
         parameter = PARAMETERS[verb, name]
         added = {("bias", "out"): ["--decode"]}.get((verb, name), [])
-        added += ["--plan"] if verb == "study" and name != "out" else []
+        added += ["--plan"] if verb in ("study", "benchmark") and name != "out" else []
         named = {**places, "out": str(tmp_path / "out")}
         words: list[str] = []
         given = [each.partition("=")[::2] for each in BASE.get(verb, [])]

@@ -16,6 +16,8 @@ from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
 from evalfm.study import configs
 
+from .. import readers
+
 ASSUMED = ["--images", "200", "--speed", "30"]
 
 
@@ -166,3 +168,43 @@ def test_random_weights_are_for_fine_tuned_baselines_too(monkeypatch: pytest.Mon
     assert tuned["recipe"]["learning_rate"] == 1e-4
     cells = json.loads(evalfm("does-bigger-mean-better", "--plan", "--json", *ASSUMED, *options).stdout)["cells"]
     assert [cell["weights"] for cell in cells if cell["supervised"]] == ["random"], "from scratch as ever"
+
+
+READER = f"{Path(readers.__file__)}:build"
+
+
+def test_a_further_encoder_stands_beside_the_studys_and_the_results_say_so(config: Path, tmp_path: Path):
+    told = json.loads(evalfm(config, "--encoder", READER, "--plan", "--json").stdout)
+    assert told["added_encoders"] == [READER]
+    assert {cell["encoder"] for cell in told["cells"]} == {"pixels", "hog", READER}
+    both = json.loads(evalfm(config, "--encoder", f"hog,{READER}", "--plan", "--json").stdout)
+    assert {cell["encoder"] for cell in both["cells"]} == {"hog", READER}
+    alone = evalfm(config, "--encoder", READER, "--alone", "--task", "square", "--out", tmp_path / "alone")
+    assert alone.exit_code == 0, alone.output
+    content = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump({**content, "tasks": ["square"], "label_fractions": [], "baselines": "default"}))
+    assert evalfm(config, "--encoder", f"hog,{READER}", "--out", tmp_path / "runs").exit_code == 0
+    table = pd.read_parquet(tmp_path / "runs" / "results.parquet")
+    assert dict(zip(table["encoder"], table["added"], strict=True)) == {
+        "reader": True,
+        "hog": False,
+        "pixels": False,
+        "metadata": False,
+        "constant": False,
+    }
+    assert set(pd.read_parquet(tmp_path / "alone" / "results.parquet")["encoder"]) == {"reader"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--encoder", "hogg"], "Did you mean 'hog'"),
+        (["--alone"], "--alone goes with --encoder"),
+        (["--encoder", "hog", "--weights", "mine.pt"], "it adds 0"),
+    ],
+)
+def test_a_further_encoder_that_cannot_be_is_a_mistake(config: Path, arguments: list[str], said: str):
+    asked = evalfm(config, "--plan", *arguments)
+    assert asked.exit_code != 0
+    with pytest.raises(EvalfmError, match=re.escape(said)):
+        raise asked.exception or AssertionError(asked.output)

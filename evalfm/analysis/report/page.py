@@ -18,7 +18,7 @@ from evalfm.analysis.report.methods import (
     methods_paragraph,
     untrained_words,
 )
-from evalfm.analysis.report.section import quality_tables
+from evalfm.analysis.report.section import counterfactual_sections, quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.analysis.robustness import Robustness, robustness_section
@@ -36,11 +36,20 @@ def report_page(
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
     robustness: Sequence[Robustness] = (),
+    changes: Sequence[Mapping[str, Any]] = (),
+    tasks: Sequence[TaskReport] | None = None,
+    first: Sequence[Section] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files and ``robustness`` those of ``robustness.json``, each a
-    section.
+    Args:
+        runs: of any tasks.
+        title: at its top.
+        features: contents of ``features.json`` files, each a section.
+        robustness: those of ``robustness.json`` files, likewise.
+        changes: contents of ``counterfactual.json`` files, all together a section.
+        tasks: the sections of ``runs`` where they were made already.
+        first: sections that stand before all others.
 
     Raises:
         EvalfmError: there is no run.
@@ -50,13 +59,15 @@ def report_page(
     drawn = untrained_words(runs)
     cautions = [*dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP - {UNTRAINED}))]
     cautions += [drawn] if drawn else []
-    tasks = sections(runs)
+    tasks = sections(runs) if tasks is None else tasks
     summary = [Section(words=Markup("<b>{}.</b> {}").format(each.title, each.words)) for each in tasks]
     summary.append(Section(words=NO_CLAIM, look="quiet"))
     shown = [
+        *first,
         Section("Summary", sections=summary),
         *(replace(each, words="") for each in tasks),
         *_across(tasks),
+        *counterfactual_sections(changes),
         *_features(features, robustness),
         _methods(runs, tasks),
         _provenance(runs),
@@ -126,10 +137,12 @@ def write_tables(
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
     robustness: Sequence[Robustness] = (),
+    changes: Sequence[Mapping[str, Any]] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     tasks = sections(runs)
-    shown = [*tasks, *_across(tasks), *_features(features, robustness), _provenance(runs)]
+    beside = [*counterfactual_sections(changes), *_features(features, robustness)]
+    shown = [*tasks, *_across(tasks), *beside, _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"

@@ -1,19 +1,20 @@
-"""Sections of the report that are of no runs: features without labels."""
+"""Sections of the report that need more than runs: features without labels, and what a device alone changes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from evalfm.analysis.pages import Section
-from evalfm.analysis.report.tables import Value, table
+from evalfm.analysis.report.tables import Signed, Value, Worded, table
 from evalfm.cards import read_json
 from evalfm.cautions import SYNTHETIC
 from evalfm.errors import EvalfmError
 from evalfm.statistics.estimate import Estimate
 
 FEATURES = "features.json"
+CHANGES = "counterfactual.json"
 
 
 def read_features(path: Path) -> dict[str, Any]:
@@ -62,3 +63,88 @@ def quality_tables(number: int, content: Mapping[str, Any]) -> Section:
         header = ["one", "other", "CKA", "shared neighbours"]
         tables.append(("How alike two encoders see", table(f"features-{number}-pairs", header, pairs)))
     return Section(f"Feature quality on {content['data']}", cautions=cautions, words=words, tables=tables)
+
+
+def read_changes(path: Path) -> dict[str, Any]:
+    """The content of a ``counterfactual.json``: what `evalfm benchmark` found a chest tube to change, run by run.
+
+    Raises:
+        EvalfmError: it is none.
+    """
+    try:
+        content = read_json(path)
+        if content["schema"] != 1:
+            raise ValueError
+        counterfactual_sections([content])
+    except (EvalfmError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
+        raise EvalfmError(
+            f"{path} is no counterfactual.json of schema 1; remove it and run `evalfm benchmark` again."
+        ) from None
+    return dict(content)
+
+
+def counterfactual_sections(contents: Sequence[Mapping[str, Any]]) -> list[Section]:
+    """One section of all ``contents`` of counterfactual.json; none where nothing was tried."""
+    tried = [each for content in contents for each in content["runs"]]
+    drawn = [_drawn(each, change) for each in tried for change in each.get("changes", ())]
+    painted = [_painted(each, change) for each in tried for change in each.get("erasures", ())]
+    header = ["model", "task", "answer", "among", "images", "patients"]
+    tables = []
+    if drawn:
+        columns = [*header, "without tube", "with tube", "difference", "p"]
+        tables.append(
+            ("Drawn in: phantom images with and without a chest tube", table("counterfactual-drawn", columns, drawn))
+        )
+    if painted:
+        columns = [*header, "as it is", "painted out", "control painted over", "contrast", "p"]
+        heading = "Painted out of real images, against a control region"
+        tables.append((heading, table("counterfactual-painted", columns, painted)))
+    notes = list(dict.fromkeys(note for each in tried for note in each["notes"]))
+    words = "Paired by image, 95 % intervals over patients (t); p is not corrected."
+    return (
+        [Section("What a chest tube alone changes", "counterfactual", words=words, points=notes, tables=tables)]
+        if tried
+        else []
+    )
+
+
+def _first(tried: Mapping[str, Any], change: Mapping[str, Any]) -> list[Value]:
+    return [tried["model"], tried["task"], change["answer"], change["among"], change["images"], change["patients"]]
+
+
+def _drawn(tried: Mapping[str, Any], change: Mapping[str, Any]) -> list[Value]:
+    means: list[Value] = [Worded.number(change[name], ".3f") for name in ("without", "with_tube")]
+    found = change["difference"]
+    return [*_first(tried, change), *means, *_change(found, change["reason"])]
+
+
+def _painted(tried: Mapping[str, Any], change: Mapping[str, Any]) -> list[Value]:
+    reason = change["reason"]
+    device, control = (_change(change[name], reason)[0] for name in ("device", "control"))
+    mean = Worded.number(change["as_it_is"], ".3f")
+    return [*_first(tried, change), mean, device, control, *_change(change["contrast"], reason)]
+
+
+def _change(found: Mapping[str, Any] | None, reason: str | None) -> list[Value]:
+    """A difference and its p; the reason where there is none."""
+    if found is None:
+        return [reason, None]
+    return [Signed(found["value"], found["low"], found["high"]), Worded.p(found["p"])]
+
+
+def tube_changes(contents: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The changes of scores and areas whose interval excludes 0, a sentence each."""
+    found = []
+    for each in (each for content in contents for each in content["runs"]):
+        for what, key in (("changes", "difference"), ("erasures", "contrast")):
+            for change in each.get(what, ()):
+                difference = change[key]
+                if difference is None or difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
+                    continue
+                way = "drawn in" if what == "changes" else "painted out (control subtracted)"
+                reach = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                found.append(
+                    f"{each['model']} on {each['task']}: a chest tube {way} changes {change['answer']} by "
+                    f"{difference['value']:+.3f} {reach} {change['among']}."
+                )
+    return found

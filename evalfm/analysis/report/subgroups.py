@@ -18,7 +18,7 @@ from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
-from evalfm.analysis.verdicts import family_words, sentences, shortcut_words, value_sentences
+from evalfm.analysis.verdicts import family_words, sentences, shortcut_words, value_associations, value_sentences
 from evalfm.errors import EvalfmError
 from evalfm.metrics.metric import THRESHOLD
 from evalfm.metrics.registry import metrics_in
@@ -33,12 +33,16 @@ MOST_MODELS = 4
 """The best ones; of a task of many labels or classes the best one alone, all of its labels."""
 
 
-def add_subgroups(made: Section, best: Sequence[Line]) -> None:
-    """By the attributes that the task's card names: tables, verdicts per model, and what cannot be shown and why."""
+def add_subgroups(made: Section, best: Sequence[Line]) -> list[str]:
+    """By the attributes that the task's card names: tables, verdicts per model, and what cannot be shown and why.
+
+    Returns:
+        The associations that were found, a sentence each.
+    """
     lines = [line for line in best if not line.baseline][:MOST_MODELS]
     by = _attributes(made, lines[0].runs[0]) if lines else []
     if not by:
-        return
+        return []
     run = lines[0].runs[0]
     if asks_questions(run):
         scored = _of_each(
@@ -56,6 +60,13 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
                 _leaning(f"{made.anchor}-leaning", every),
                 _operating(f"{made.anchor}-operating-gaps", *scored[0]),
             ]
+        associations = [
+            f"{charts.name_of(line)}: {each.verdict}"
+            for line, reports in scored
+            for report in reports
+            for _, each in report.contrasts
+            if each.associated or each.fixed[0].separated
+        ]
         models = [Section(charts.name_of(line), points=_verdicts(reports)) for line, reports in scored]
         families = family_words(scored[0][1][0].families) if scored else ""
     else:
@@ -65,10 +76,12 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
         values = one_family_of_values([each for _, each in found])
         if values:
             made.tables += [_levels(f"{made.anchor}-strata", values[0]), _gaps(f"{made.anchor}-differences", values)]
+        associations = [f"{each.model}: {verdict}" for each in values for verdict in value_associations(each)]
         models = [Section(each.model, points=value_sentences(each)) for each in values]
         families = family_words(values[0].families) if values else ""
     if models:
         made.sections.append(Section("Subgroups and shortcuts in words", words=families, sections=models))
+    return associations
 
 
 def _of_each(made: Section, lines: Sequence[Line], report: Callable[[Line], Found]) -> list[tuple[Line, Found]]:

@@ -66,10 +66,12 @@ class TaskReport(Section):
     Attributes:
         pairs: how many of lines were compared.
         comparison: of one line of each encoder; None where there is none.
+        associations: of scores or errors with attributes, those that were found, a sentence each.
     """
 
     pairs: int = 0
     comparison: Comparison | None = None
+    associations: Sequence[str] = ()
 
     @contextmanager
     def part(self, what: str) -> Iterator[None]:
@@ -143,7 +145,7 @@ def _section(number: int, runs: Sequence[Run], cohort: str) -> TaskReport:
     with made.part("Shortcuts"):
         _add_shortcuts(made, runs)
     with made.part("Subgroups"):
-        add_subgroups(made, best)
+        made.associations = add_subgroups(made, best)
     parts: tuple[tuple[str, Callable[[], Table]], ...] = (
         ("What an image costs the encoders", lambda: costs_table(f"{made.anchor}-costs", best)),
         ("Who was trained on and tested", lambda: splits_table(f"{made.anchor}-splits", whole[0])),
