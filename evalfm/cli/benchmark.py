@@ -12,7 +12,8 @@ from evalfm.cards import CardModel, Option, group_of
 from evalfm.cli.console import Bars, emit_json, print_rows
 from evalfm.cli.options import configured, listed
 from evalfm.cli.study_tables import LiveTable, duration, print_plan
-from evalfm.config import EncoderOptions, MachineOptions
+from evalfm.config import MachineOptions
+from evalfm.encoder_options import EncoderOptions
 
 if TYPE_CHECKING:
     from evalfm.study.benchmark import Benchmark, BenchmarkResult

@@ -17,13 +17,15 @@ from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.analysis.robustness import ROBUSTNESS, Robustness
 from evalfm.cards import checked, takes
 from evalfm.cautions import Code, sentences
-from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig
+from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.atomic import write_atomically
 from evalfm.data.manifest import Manifest
 from evalfm.data.perturbations import FAMILIES
+from evalfm.encoder_options import EncoderOptions
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
 from evalfm.paths import input_file, user_path
+from evalfm.probing.cohort import PHANTOM
 from evalfm.probing.counterfactual import IMAGES, counterfactual
 from evalfm.probing.erasing import DEVICE, erase
 from evalfm.probing.executor import Outcome
@@ -33,7 +35,7 @@ from evalfm.publishing import check_writable
 from evalfm.run import Run
 from evalfm.study.allowed import AllowedTask, allowed_tasks
 from evalfm.study.cohorts import Manifests
-from evalfm.study.config import PHANTOM, EncoderEntry, Study, check_study_names, load_study
+from evalfm.study.config import EncoderEntry, Study, check_study_names, load_study
 from evalfm.study.grid import LeftOut, label_of
 from evalfm.study.plan import Plan, make_plan
 from evalfm.study.running import Sayer, StudyRuns, Watch, run_study
