@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from evalfm.data.manifest import Manifest
+from evalfm.probing.cohort import PHANTOM
 from evalfm.run import Run
 from evalfm.study import Study, StudyRuns, load_study, run_study
-from evalfm.study.config import PHANTOM
 
 from .. import readers
 
