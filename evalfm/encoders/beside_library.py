@@ -228,17 +228,22 @@ def _torchvision(card: EncoderCard, origin: Path) -> _Plain:
 def _transformers(card: EncoderCard, origin: Path) -> _Plain:
     import transformers
 
-    from evalfm.encoders.families.transformers import config_of, quiet
+    from evalfm.encoders.families.transformers import config_of, options_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
     with quiet():
         if (folder / "config.json").is_file() and not card.weights.strip_prefix:
-            model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32")
+            model, report = kind.from_pretrained(folder, output_loading_info=True, dtype="float32", **options_of(kind))
             built = f"{card.architecture}.from_pretrained of the folder"
         else:
             tensors = read_checkpoint(origin, card.weights).tensors
             model, report = kind.from_pretrained(
-                None, config=config_of(card), state_dict=tensors, output_loading_info=True, dtype="float32"
+                None,
+                config=config_of(card),
+                state_dict=tensors,
+                output_loading_info=True,
+                dtype="float32",
+                **options_of(kind),
             )
             built = f"{card.architecture} of the card's settings: no config.json lies beside the weights"
     model.eval()
@@ -249,9 +254,14 @@ def _transformers(card: EncoderCard, origin: Path) -> _Plain:
         sizes = {} if native in (None, batch.shape[-1]) else {"interpolate_pos_encoding": True}
         output = vision(pixel_values=batch, output_hidden_states=True, **sizes)
         pooled = _pooled(card, model, vision, output)
-        if card.architecture == "SwinModel":
+        if card.architecture in ("SwinModel", "Swinv2Model"):
             return pooled, []
-        norm = getattr(vision, "layernorm", None) or getattr(vision, "post_layernorm", None) or nn.Identity()
+        if output.hidden_states[-1].ndim == 4:
+            # Stages; some give their stem before them.
+            stages = output.hidden_states[-len(vision.config.depths) :]
+            return pooled, [stages[index] for index in card.map_layers]
+        norms = (getattr(vision, name, None) for name in ("layernorm", "post_layernorm", "norm"))
+        norm = next((each for each in norms if each is not None), nn.Identity())
         chosen = [output.hidden_states[index + 1] for index in card.map_layers]
         tokens = [norm(each) if card.map_norm == "final" else each for each in chosen]
         grid = (batch.shape[-2] // card.size_multiple, batch.shape[-1] // card.size_multiple)
@@ -284,10 +294,13 @@ def _pooled(card: EncoderCard, model: Any, vision: Any, output: Any) -> Tensor:
     if card.pooling == "projection":
         pooled = output.pooler_output
         return model.visual_projection(pooled)
-    if card.pooling == "map" or (card.pooling == "cls" and card.architecture == "CLIPModel"):
-        return output.pooler_output
+    own_mean = card.pooling == "mean" and getattr(vision.config, "use_mean_pooling", False)
+    if card.pooling in ("map", "head") or own_mean or (card.pooling == "cls" and card.architecture.startswith("CLIP")):
+        return output.pooler_output.flatten(1)
     if card.pooling in ("cls", "first"):
         return output.last_hidden_state[:, 0]
+    if output.hidden_states[-1].ndim == 4:
+        return output.hidden_states[-1].mean((2, 3))
     return output.last_hidden_state[:, card.prefix_tokens :].mean(1)
 
 

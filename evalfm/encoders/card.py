@@ -102,8 +102,9 @@ class Preprocessing(CardModel):
         input_size: (height, width) of the tensor.
         resize: ``squash`` to the input size; ``shortest-edge-crop``: the short edge to ``resize_to``, then
             the centre; ``letterbox``: the long edge fits, the rest is ``pad_value``.
-        resize_to: length of the short edge before the crop, in pixels; with ``letterbox``, side of the padded
-            square that is then resized to the input size (None: padded to the input size itself).
+        resize_to: length of the short edge before the crop, in pixels; with ``squash``, side of the square of which the
+            input is the centre (None: the whole); with ``letterbox``, side of the padded square that is then resized to
+            the input size (None: padded to the input size itself).
         pad: where a letterbox puts the image: in the ``centre``, or at the ``start`` (top left).
         pad_value: fill of a letterbox, on the image's own scale (0 is black in the unit interval).
         interpolation, antialias: of the resize; antialiased filters are PIL's.
@@ -152,6 +153,7 @@ class Preprocessing(CardModel):
         crops, boxed = self.resize == "shortest-edge-crop", self.resize == "letterbox"
         ranged, in_unit = self.input_range is not None, self.units == ("unit-interval",)
         sides = (*self.input_size, self.resize_to or 1)
+        squashed = self.resize_to if self.resize == "squash" else None
         refuse(
             {
                 f"mean and std need {self.channels} value(s), one per channel": (
@@ -164,7 +166,9 @@ class Preprocessing(CardModel):
                 "shortest-edge-crop needs resize_to, at least the longer side of input_size": (
                     crops and (self.resize_to or 0) < max(self.input_size)
                 ),
-                "resize_to has no meaning with squash": self.resize == "squash" and self.resize_to is not None,
+                "squash's resize_to must be a side from which a square input is cropped": (
+                    squashed is not None and (squashed < self.input_size[0] or len(set(self.input_size)) > 1)
+                ),
                 f"pad has no meaning with {self.resize}": not boxed and self.pad != "centre",
                 f"first_interpolation and side_rounding have no meaning with {self.resize}": (
                     not boxed and (self.first_interpolation, self.side_rounding) != (None, "nearest")
@@ -331,8 +335,9 @@ class EncoderCard(CardModel):
 
     @property
     def base_name(self) -> str:
-        """The name without ``@pooling`` and ``@variant``."""
-        return self.name.partition("@")[0]
+        """The name without ``@pooling`` and ``@variant``; a revision stays."""
+        first, *words = self.name.split("@")
+        return "@".join([first, *(word for word in words if word not in self.poolings and word not in self.variants)])
 
     @property
     def pooled_dim(self) -> int:
@@ -345,8 +350,8 @@ class EncoderCard(CardModel):
         pooling, dim = (self.text_tower.pooling, self.text_tower.dim) if self.text_tower else ("", None)
         refuse(
             {
-                f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only": (
-                    not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", self.name)
+                f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only, and '/' behind a prefix": (
+                    not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]*(:[A-Za-z0-9._:@/-]*)?", self.name)
                 ),
                 f"pooling {self.pooling!r} is not among poolings {sorted(self.poolings)}": (
                     self.pooling not in self.poolings

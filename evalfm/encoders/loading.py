@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -41,10 +42,10 @@ def load_encoder(
     """An encoder in evaluation mode on ``device``.
 
     Args:
-        name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), ``random:<timm model>``, a
-            path of a card, ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that
-            makes one.
-        weights: ``hub`` (the card's own source, whatever it is), ``random`` (seeded; the global generator is left
+        name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), a library's model
+            (``hf:ORG/MODEL``, ``timm:NAME``, ``random:<timm model>``), a path of a card, ``file.py:build`` (that file
+            is run), a card, an :class:`Encoder`, or a function that makes one.
+        weights: ``hub`` (the encoder's own source, whatever it is), ``random`` (seeded; the global generator is left
             alone), or the path of a checkpoint.
         input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
         precision: in which the model runs; features are float32 in any case. ``auto`` takes the fastest on ``device``
@@ -78,7 +79,7 @@ def load_encoder(
         return _compiled(made) if compile else made
     card = find_card(ref)
     facts, cautions = override(card, input_size, resize)
-    checkpoint, drawn = _weights(card, str(weights))
+    checkpoint, drawn = _weights(card, ref.folder if weights == "hub" and ref.folder else str(weights))
     state = EncoderState(
         preprocessing=facts,
         random_weights=drawn,
@@ -119,7 +120,13 @@ def _from_code(ref: EncoderRef) -> Encoder | None:
     if not isinstance(made, Encoder):
         raise EvalfmError(f"{ref.label} must give an evalfm Encoder, not a {type(made).__name__}.")
     if digest is not None:
-        made.state = replace(made.state, code_digest=digest)
+        # An encoder made of a module says by its own digest what its tensors do not.
+        both = (
+            digest
+            if made.state.code_digest is None
+            else sha256(f"{digest} {made.state.code_digest}".encode()).hexdigest()
+        )
+        made.state = replace(made.state, code_digest=both)
     return made
 
 
