@@ -11,7 +11,7 @@ from evalfm.cards import CardModel, refuse
 
 Unit = Literal["unit-interval", "HU", "raw"]
 ResizePolicy = Literal["squash", "shortest-edge-crop", "letterbox"]
-Scaling = Literal["range", "min-max-image", "min-max-input", "z-score-input"]
+Scaling = Literal["range", "min-max-image", "equalize-image", "min-max-input", "z-score-input"]
 Family = Literal["timm", "torchvision", "transformers", "open_clip", "ports", "classical", "light", "own"]
 
 # YAML reads a bare yes or no as a boolean.
@@ -119,6 +119,7 @@ class Preprocessing(CardModel):
         units: what images the encoder accepts.
         scaling: ``range``: values become ``input_range``. By the image's own values: ``min-max-image`` brings the
             smallest and largest pixel of the image to ``input_range``, ``min-max-input`` those of the resized input;
+            ``equalize-image`` makes the histogram of the image's 256 levels flat before it is resized, colour as luma;
             ``z-score-input`` centres the input and divides by its unbiased standard deviation (below 1e-6: centred
             only), and leaves ``input_range`` out.
         input_range: what 0 and 1 become before ``mean`` and ``std``; None leaves values alone.
@@ -178,7 +179,8 @@ class Preprocessing(CardModel):
                 "input_range goes with the unit interval alone; HU and raw values are passed as they are": (
                     self.scaling == "range" and in_unit != ranged
                 ),
-                f"{self.scaling} needs input_range": self.scaling.startswith("min-max") and not ranged,
+                f"{self.scaling} needs input_range": self.scaling.startswith(("min-max", "equalize")) and not ranged,
+                "equalize-image takes the unit interval only": self.scaling == "equalize-image" and not in_unit,
                 "z-score-input takes no input_range": self.scaling == "z-score-input" and ranged,
             }
         )

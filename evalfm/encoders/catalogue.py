@@ -184,7 +184,11 @@ def _scaling(facts: Preprocessing) -> str:
     if facts.input_range is None:
         return f"values as they are, {statistics}"
     low, high = facts.input_range
-    ends = {"range": "black and white", "min-max-image": "the image's smallest and largest value"}
+    ends = {
+        "range": "black and white",
+        "min-max-image": "the image's smallest and largest value",
+        "equalize-image": "its histogram is made flat; black and white",
+    }
     what = ends.get(facts.scaling, "the smallest and largest input value")
     return f"{what} become {low:g} and {high:g}; then {statistics}"
 

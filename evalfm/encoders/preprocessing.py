@@ -71,6 +71,8 @@ class Preparer:
 
     def notes(self, image: Image | StoredImage) -> tuple[str, ...]:
         """What a run must say of this image's preparation."""
+        if image.pixels.shape[0] == 3 and self.facts.scaling == "equalize-image":
+            return (f"{self.encoder} takes grey levels made flat in their histogram: colour was reduced to its luma.",)
         if image.pixels.shape[0] == 3 and self.facts.channels == 1:
             return (f"{self.encoder} takes one channel: colour was reduced to its luma.",)
         return ()
@@ -90,6 +92,8 @@ class Preparer:
             pixels = _luma(pixels)
         if self.facts.scaling == "min-max-image":
             pixels = _min_max(pixels)
+        elif self.facts.scaling == "equalize-image":
+            pixels = _equalised(pixels)
         facts, unit = self.facts, image.unit
         bounded = unit == "unit-interval" or facts.scaling == "min-max-image"
         resized, top, left = self._plan(*pixels.shape[1:])
@@ -190,6 +194,18 @@ def _min_max(pixels: Pixels) -> Pixels:
     values = in_unit(pixels)
     low, high = values.min(), values.max()
     return np.asarray((values - low) / np.maximum(high - low, np.float32(1e-8)))
+
+
+def _equalised(pixels: Pixels) -> Pixels:
+    """Levels [1, H, W] of 8 bits, each as high as the share of pixels up to it, as OpenCV's ``equalizeHist`` gives."""
+    grey = _luma(pixels) if len(pixels) == 3 else in_unit(pixels)
+    levels = np.rint(grey * np.float32(255)).astype(np.uint8)
+    counts = np.bincount(levels.ravel(), minlength=256)
+    lowest = counts[counts.nonzero()[0][0]]
+    if lowest == levels.size:
+        return levels
+    reached = (counts.cumsum() - lowest).clip(0).astype(np.float32) * np.float32(255 / (levels.size - lowest))
+    return np.asarray(np.rint(reached).astype(np.uint8)[levels])
 
 
 def _in_16_bits(pixels: Pixels) -> Pixels:

@@ -69,6 +69,8 @@ A new library is one line here, and a function that makes an ``EncoderCard`` of 
 
 RESERVED = (*PREFIXES, "unet-resnet34", "unet-efficientnet-b4")
 """Words that mean something in place of a card's name (``PREFIXES`` and ``reference.ALIASES``)."""
+OF_ITS_OWN = ("name", "summary", "weights", "parameters", "golden", "confirmed", "unconfirmed")
+"""What a card says for itself whatever its ``base`` says: other weights are another file, and other doubts."""
 
 
 def card_names() -> list[str]:
@@ -112,10 +114,14 @@ def find_absent(name: str) -> AbsentCard | None:
 
 
 def read_card(path: Path) -> EncoderCard:
-    """Read and validate one card.
+    """Read and validate one card; what it leaves out is its ``base``'s, another card beside it or a built-in one.
+
+    A key takes the place of the base's whole key, but those of ``preprocessing`` one by one. Weights, parameters and
+    what was confirmed are never the base's.
 
     Raises:
-        EvalfmError: not there, not YAML, wrong keys, or a built-in card under another name than its file's.
+        EvalfmError: not there, not YAML, wrong keys, a base that there is not, or a built-in card under another name
+            than its file's.
     """
     return _read(EncoderCard, path)
 
@@ -156,10 +162,28 @@ def load_plugin(name: str) -> EncoderCard | Callable[[], Encoder]:
 
 
 def _read(model: type[Card], path: Path) -> Card:
-    card = validate(model, read_yaml(path), str(path))
+    card = validate(model, _inherited(path), str(path))
     if path.parent in (CARDS, ABSENT) and card.name != path.stem:
         raise EvalfmError(f"{path} is the card of {card.name!r}; rename the file or the card.")
     return card
+
+
+def _inherited(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a card with what it leaves out of its base's."""
+    if path in seen:
+        raise EvalfmError(f"{path} is its own base; fix its base.")
+    content = read_yaml(path)
+    base = content.pop("base", None)
+    if base is None:
+        return content
+    parent = next((each for each in (path.parent / f"{base}.yaml", CARDS / f"{base}.yaml") if each.is_file()), None)
+    if parent is None:
+        raise EvalfmError(f"{path} has the base {base!r}, but there is no card {base}.yaml beside it or built in.")
+    taken = {name: value for name, value in _inherited(parent, (*seen, path)).items() if name not in OF_ITS_OWN}
+    theirs, own = taken.get("preprocessing"), content.get("preprocessing")
+    if isinstance(theirs, dict) and isinstance(own, dict):
+        content["preprocessing"] = {**theirs, **own}
+    return {**taken, **content}
 
 
 def _absent_names() -> set[str]:

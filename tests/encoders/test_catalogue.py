@@ -115,6 +115,7 @@ def test_scaling_and_resizing_are_told_in_words() -> None:
         "squeezenet1-0.caffe"
     )
     assert "the image's smallest and largest value become 0 and 1" in input_lines("biovil-t")
+    assert "its histogram is made flat; black and white become 0 and 1" in input_lines("cxformer-s")
     assert "no other size" in input_lines("biomedclip")
     assert "multiples of 14" in input_lines("rad-dino")
     assert dict(described(find_card("rad-dino@mean")))["Embedding"] == [

@@ -107,7 +107,9 @@ def test_the_same_radiograph_gives_the_same_features(small: Encoder) -> None:
 
 def test_other_radiographs_give_other_features(small: Encoder) -> None:
     features = small.encode(prepared(small, 2))
-    assert not torch.allclose(features.pooled[0], features.pooled[1], atol=1e-6)
+    # A drawn CLS token without a last norm is as small as 1e-6.
+    scale = min(1.0, float(features.pooled.abs().max()))
+    assert not torch.allclose(features.pooled[0], features.pooled[1], atol=1e-6 * scale)
     assert all(not torch.allclose(each[0], each[1], atol=1e-6) for each in features.maps)
 
 

@@ -31,6 +31,24 @@ def test_colour_is_reduced_only_for_a_card_of_one_channel_and_said() -> None:
     assert Preparer(find_card("resnet50").preprocessing, "resnet50").notes(image(pixels)) == ()
 
 
+def test_a_histogram_is_made_flat_before_the_resize_and_colour_is_its_luma() -> None:
+    preparer = Preparer(find_card("cxformer-b").preprocessing, "cxformer-b")
+    levels = np.repeat(np.array([[10, 10, 20, 200]], np.uint8), 4, axis=0)
+    # 8 darkest pixels go to black; 4 of the 8 others to half of 255, which is rounded to even.
+    flat = np.array([0, 0, 128, 255], np.float32) / 255
+    stored = StoredImage(np.repeat(np.repeat(levels, 200, 0), 200, 1)[None], "unit-interval", 8, None, "test")
+    middle = preparer(stored).pixels[0, 259].astype(np.float32) / 65535
+    assert middle[[5, 380, 510]] == pytest.approx(flat[[0, 2, 3]], abs=1e-4)
+    colour = np.stack([np.full((32, 32), 0.2), np.linspace(0, 1, 1024).reshape(32, 32), np.full((32, 32), 0.9)])
+    tensor, _ = model_tensor(preparer, image(colour.astype(np.float32)))
+    mean, std = (np.array(each)[:, None, None] for each in (preparer.facts.mean, preparer.facts.std))
+    planes = tensor.numpy() * std + mean
+    assert np.abs(planes - planes[:1]).max() < 1e-5
+    assert "colour was reduced to its luma" in preparer.notes(image(colour.astype(np.float32)))[0]
+    constant, _ = model_tensor(preparer, image(np.full((1, 64, 64), 0.5, np.float32)))
+    assert np.abs(constant.numpy() * std + mean - 128 / 255).max() < 1e-5
+
+
 def test_raw_values_are_neither_cut_nor_scaled() -> None:
     facts = find_card("resnet50").preprocessing.model_copy(
         update={"units": ("HU",), "input_range": None, "mean": (0.0,) * 3, "std": (1.0,) * 3}

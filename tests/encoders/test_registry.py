@@ -89,3 +89,50 @@ def test_a_random_card_takes_timms_own_facts() -> None:
         1,
         16,
     )
+
+
+def based(folder: Path, name: str, text: str) -> Path:
+    (folder / f"{name}.yaml").write_text(f"schema: 1\nname: {name}\n{text}")
+    return folder / f"{name}.yaml"
+
+
+OWN = "summary: Mine.\nweights: {source: path}\nparameters: 7\n"
+
+
+def test_a_card_with_a_base_says_only_what_is_other(tmp_path: Path) -> None:
+    whole = find_card("dinov2-small")
+    path = based(tmp_path, "mine", f"base: dinov2-small\n{OWN}preprocessing: {{mean: [0.1, 0.2, 0.3]}}\n")
+    card = find_card(str(path))
+    assert (card.name, card.parameters, card.weights.source) == ("mine", 7, "path")
+    assert card.arguments == whole.arguments
+    assert card.preprocessing == whole.preprocessing.model_copy(update={"mean": (0.1, 0.2, 0.3)})
+    further = based(tmp_path, "further", f"base: mine\n{OWN}licence: ours\narguments: {{hidden_size: 8}}\n")
+    card = find_card(str(further))
+    assert (card.preprocessing.mean, card.licence) == ((0.1, 0.2, 0.3), "ours")
+    # A key takes the place of the whole key.
+    assert card.arguments == {"hidden_size": 8}
+
+
+@pytest.mark.parametrize("left_out", ["summary", "weights", "parameters"])
+def test_other_weights_are_never_the_bases(left_out: str, tmp_path: Path) -> None:
+    own = "".join(f"{line}\n" for line in OWN.splitlines() if not line.startswith(left_out))
+    path = based(tmp_path, "mine", f"base: dinov2-small\n{own}")
+    with pytest.raises(EvalfmError, match=f"{left_out}: Field required"):
+        find_card(str(path))
+
+
+def test_doubts_and_proofs_are_never_the_bases(tmp_path: Path) -> None:
+    card = find_card(str(based(tmp_path, "mine", f"base: squeezenet1-0.caffe\n{OWN}")))
+    theirs = find_card("squeezenet1-0.caffe")
+    assert theirs.golden
+    assert theirs.confirmed
+    assert (card.golden, card.confirmed, card.unconfirmed, card.weights.sha256) == (None, (), (), None)
+
+
+@pytest.mark.parametrize(
+    ("base", "words"), [("mine", "its own base"), ("nothing", "no card nothing.yaml beside it or built in")]
+)
+def test_a_base_that_cannot_be(base: str, words: str, tmp_path: Path) -> None:
+    path = based(tmp_path, "mine", f"base: {base}\n{OWN}")
+    with pytest.raises(EvalfmError, match=words):
+        find_card(str(path))

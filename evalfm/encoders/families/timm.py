@@ -44,11 +44,15 @@ class TimmEncoder(Encoder):
         _check_name(card.architecture)
         published = timm.get_pretrained_cfg(card.architecture)
         arguments = dict(card.arguments)
-        if published is not None and published.fixed_input_size and self.input_size != published.input_size[1:]:
+        # A card that says img_size has its positions at its own input size.
+        native = card.preprocessing.input_size if "img_size" in arguments else None
+        moved = published is not None and published.fixed_input_size
+        moved = moved and self.input_size != (native or published.input_size[1:])
+        if moved:
             arguments["img_size"] = self.input_size
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
         cautions = []
-        if "img_size" in arguments:
+        if moved:
             words = f"timm interpolates the positions of {card.name} to the input size."
             cautions.append(Caution("input-changed", words))
         if checkpoint is not None:
@@ -57,7 +61,7 @@ class TimmEncoder(Encoder):
             checkpoint = named
             tensors = _filtered(checkpoint, self.model, card)
             load_into(self.model, tensors, card.weights, checkpoint.path)
-            if "img_size" not in arguments and _positions(checkpoint.tensors) != _positions(tensors):
+            if not moved and _resampled(checkpoint.tensors, tensors):
                 words = f"timm interpolates the positions in {card.name}'s file to the input size."
                 cautions.append(Caution("input-changed", words))
         self.add_cautions(*cautions)
@@ -276,8 +280,14 @@ def _of_efficientnet_pytorch(tensors: Mapping[str, Tensor], model: Any) -> dict[
     return renamed
 
 
-def _positions(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(each.shape) for name, each in tensors.items() if any(word in name for word in POSITIONS)}
+def _resampled(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether timm made other positions of a file's; that of its CLS token may have gone into the token itself."""
+    return any(
+        abs(before - after) > 1
+        for name, tensor in theirs.items()
+        if name in own and any(word in name for word in POSITIONS)
+        for before, after in zip(tensor.shape, own[name].shape, strict=False)
+    )
 
 
 def _check_name(architecture: str) -> None:

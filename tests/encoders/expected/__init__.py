@@ -49,7 +49,7 @@ class Expected:
     cut_overshoot: bool = True
     statistics: tuple[Triple, Triple] = IMAGENET
     value_range: tuple[float, float] = (0.0, 1.0)
-    scaling: Literal["range", "min-max-image", "min-max-input", "z-score-input"] = "range"
+    scaling: Literal["range", "min-max-image", "equalize-image", "min-max-input", "z-score-input"] = "range"
     pad: Literal["centre", "start"] = "centre"
     prefix_tokens: int = 0
     text: tuple[int, int] | None = None
@@ -64,10 +64,10 @@ class Expected:
 
 
 def _merged() -> dict[str, Expected]:
-    from . import basic, clips, networks, ports, transformers
+    from . import basic, clips, networks, ports, second, transformers
 
     every: dict[str, Expected] = {}
-    for module in (basic, transformers, clips, networks, ports):
+    for module in (basic, transformers, second, clips, networks, ports):
         twice = set(every) & set(module.EXPECTED)
         assert not twice, f"two rows for {sorted(twice)}"
         every |= module.EXPECTED
