@@ -228,7 +228,7 @@ def _torchvision(card: EncoderCard, origin: Path) -> _Plain:
 def _transformers(card: EncoderCard, origin: Path) -> _Plain:
     import transformers
 
-    from evalfm.encoders.families.transformers import config_of, options_of, quiet
+    from evalfm.encoders.families._transformers_loading import config_of, options_of, quiet
 
     kind, folder = getattr(transformers, card.architecture), origin.parent
     with quiet():

@@ -16,7 +16,8 @@ from evalfm.cards import read_json
 from evalfm.encoders.card import EncoderCard, TextFacts
 from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families._published import Repository, commercial_use, draft, evenly, measured
-from evalfm.encoders.families.transformers import KINDS, TransformersEncoder, quiet
+from evalfm.encoders.families._transformers_loading import quiet
+from evalfm.encoders.families.transformers import KINDS, TransformersEncoder
 from evalfm.encoders.transform_facts import facts_of
 from evalfm.errors import EvalfmError, shown
 

@@ -12,7 +12,7 @@ from transformers import BertConfig, BertModel
 from evalfm.encoders.card import EncoderCard, WeightsFacts
 from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families._tokenizer import PublishedTower, filled
-from evalfm.encoders.families.transformers import pretrained
+from evalfm.encoders.families._transformers_loading import pretrained
 from evalfm.encoders.hub import fetch_beside
 from evalfm.encoders.weights import load_into, read_checkpoint
 
