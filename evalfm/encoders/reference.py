@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _CARD_FILE = re.compile(r"(?P<path>.+\.ya?ml)(?P<modifiers>(?:@[\w.-]*)*)", re.DOTALL)
 _FOLDER = re.compile(r"(?P<path>(?:[.~/\\]|[A-Za-z]:[/\\]).*?)(?P<modifiers>(?:@[A-Za-z-]+)*)", re.DOTALL)
-_REVISION = re.compile(r"main|.*\d.*")
+_REVISION = re.compile(r"main|[0-9a-f]{7,40}|.*\d.*")
 
 
 @dataclass(frozen=True)
@@ -124,9 +124,14 @@ class EncoderRef:
         return self.kind == "code" or self.factory() is not None
 
     @property
+    def is_library(self) -> bool:
+        """Whether it is a library's model, whose card is made of what the library says."""
+        return self.kind in PREFIXES and PREFIXES[self.kind].card is not None
+
+    @property
     def is_slow(self) -> bool:
         """Whether a library, or a plug-in's own code, must be imported to look it up."""
-        return self.kind == "plug-in" or (self.kind in PREFIXES and PREFIXES[self.kind].card is not None)
+        return self.kind == "plug-in" or self.is_library
 
     def factory(self) -> Callable[[], Encoder] | None:
         """What a plug-in or an object is where it is no card: the function that makes the encoder; else None.
@@ -164,7 +169,8 @@ class EncoderRef:
         if self.kind == "card":
             word, colon, _ = self.name.partition(":")
             if colon:
-                raise UnknownNameError("kind of encoder", f"{word}:", [each.example for each in PREFIXES.values()])
+                known = [f"{prefix.kind}:" for prefix in PREFIXES.values() if ":" in prefix.example]
+                raise UnknownNameError("kind of encoder", f"{word}:", known)
             return named_card(self.name)
         if self.kind == "card-file":
             return read_card(user_path(self.path or "", "--encoder"))

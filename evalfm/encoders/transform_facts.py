@@ -127,7 +127,7 @@ class _Run:
         picture = Pil.fromarray(np.ascontiguousarray(levels if levels.ndim == 2 else levels.transpose(1, 2, 0)))
         picture = picture.convert(self._mode)
         try:
-            given = [torch.as_tensor(np.array(self._transform(picture.copy()))) for _ in range(2)]
+            given = [_tensor(self._transform(picture.copy())) for _ in range(2)]
         except Exception as error:
             # Whatever the transform trips over.
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
@@ -143,6 +143,10 @@ class _Run:
             raise self.refusal("the size that it gives depends on the image")
         self._shape = tuple(tensor.shape)
         return tensor
+
+
+def _tensor(given: Any) -> Tensor:
+    return given if isinstance(given, Tensor) else torch.from_numpy(np.array(given))
 
 
 def _statistics(

@@ -75,7 +75,7 @@ def test_a_name_that_says_too_little_or_too_much(given: str, sentence: str) -> N
     ("given", "sentence"),
     [
         ("rad-dyno", r"There is no encoder 'rad-dyno'\. Did you mean 'rad-dino'"),
-        ("rand:resnet18", r"There is no kind of encoder 'rand:'\. Did you mean 'random:resnet18'"),
+        ("rand:resnet18", r"There is no kind of encoder 'rand:'\. Did you mean 'random:'"),
         ("precomputed", "does not say which file; write it as precomputed:embeddings.parquet"),
         ("precomputed:nowhere.csv", r"There is no file nowhere.csv; check --encoder\."),
         ("nowhere.py:build", r"There is no file nowhere.py; check --encoder\."),

@@ -34,7 +34,7 @@ NATIVE = {
 
 SAYS_NOTHING = re.compile(
     "architectures|model_type|transformers_version|(torch_)?dtype|id2label|label2id|_name_or_path|problem_type|auto_map"
-    "|output_.*|return_dict.*|initializer_.*|layer_scale_init_value|layerscale_value|_.*|use_cache|num_labels|out_.*"
+    "|output_.*|return_dict.*|initializer_.*|_.*|use_cache|num_labels|out_.*"
     "|stage_names|semantic_loss_ignore_index|.*dropout.*|drop_path_rate|decoder_.*|mask_ratio|norm_pix_loss"
 )
 """Settings of a config.json that leave features as they are."""
@@ -71,9 +71,8 @@ def published_card(name: str) -> EncoderCard:
     licence = pinned.licence()
     weights = pinned.weights(WEIGHTS, tuple(facts.pop("unexpected")))
     tower = facts.pop("tower")
-    labels = re.search(
-        "For(ImageClassification|SemanticSegmentation)", " ".join(map(str, config.get("architectures") or ()))
-    )
+    saved = " ".join(map(str, config.get("architectures") or ()))
+    labels = re.search("For(ImageClassification|SemanticSegmentation)", saved)
     paradigm: Literal["image-text", "label-supervised", "image-only"]
     paradigm = "image-text" if facts["architecture"] in DUALS else "label-supervised" if labels else "image-only"
     own_code = ("The repository brings code of its own, which is not run; transformers' class stands for it.",)
@@ -85,12 +84,7 @@ def published_card(name: str) -> EncoderCard:
         commercial_use=commercial_use(licence) if licence else "ask",
         paradigm=paradigm,
         domain="not stated",
-        pretraining_data=(
-            {
-                "name": "not stated",
-                "what": {"image-text": "text", "label-supervised": "labels"}.get(paradigm, "images"),
-            },
-        ),
+        pretraining_data=({"name": "not stated", "what": SEEN[paradigm]},),
         text_tower=None if tower is None else _text_facts(pinned, tower),
         confirmed=(
             "Input: evalfm's pixels are those of the repository's image processor, but for its 8 bits.",
@@ -126,30 +120,37 @@ def _facts(name: str, folder: Path, config_text: str, processor_text: str) -> st
     encoder_class = KINDS.get(kind.__name__, TransformersEncoder)
     depths = getattr(settings, "depths", None)
     depth = len(depths) if depths else int(settings.num_hidden_layers)
-    with torch.device("meta"):
-        encoder = encoder_class(
-            draft(
-                name=name,
-                family="transformers",
-                architecture=kind.__name__,
-                arguments=arguments,
-                preprocessing=preprocessing.model_dump(mode="json"),
-                size_multiple=encoder_class.multiple(settings),
-                map_layers=tuple(range(depth)) if depths else tuple(evenly(depth)),
-            ),
-            EncoderState(),
-            None,
+    built = {"family": "transformers", "architecture": kind.__name__, "arguments": arguments}
+    try:
+        card = draft(
+            name=name,
+            preprocessing=preprocessing.model_dump(mode="json"),
+            size_multiple=encoder_class.multiple(settings),
+            map_layers=tuple(range(depth)) if depths else tuple(evenly(depth)),
+            **built,
         )
-    facts = {
-        **{"family": "transformers", "architecture": kind.__name__, "arguments": arguments},
-        **{"size_multiple": encoder.card.size_multiple, "map_layers": encoder.card.map_layers},
-        "preprocessing": preprocessing.model_dump(mode="json"),
-        "map_norm": encoder.map_norm,
-        **measured(encoder, encoder.own_poolings),
-        "unexpected": _heads(kind, content),
-        "tower": _tower(kind.__name__, whole),
-    }
-    return json.dumps(facts)
+        with torch.device("meta"):
+            encoder = encoder_class(card, EncoderState(), None)
+        facts = measured(encoder, encoder.own_poolings)
+    except EvalfmError:
+        raise
+    except Exception as error:
+        # Settings that do not go together; the library says it in whatever way.
+        raise EvalfmError(
+            f"transformers cannot build {name} for inputs of {preprocessing.input_size} ({_first_line(error)}); write "
+            "a card, or an Encoder of your own."
+        ) from None
+    return json.dumps(
+        {
+            **{**built, **facts, "size_multiple": card.size_multiple, "map_layers": card.map_layers},
+            **{"preprocessing": preprocessing.model_dump(mode="json"), "map_norm": encoder.map_norm},
+            **{"unexpected": _heads(kind, content), "tower": _tower(kind.__name__, whole)},
+        }
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip()[:160] for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _native(name: str, config: Mapping[str, Any]) -> Any:
@@ -161,9 +162,7 @@ def _native(name: str, config: Mapping[str, Any]) -> Any:
     if model_type in NATIVE:
         return getattr(transformers, NATIVE[model_type])
     if "pretrained_cfg" in config and "architecture" in config:
-        raise EvalfmError(
-            f"{name} is a model of timm: name it timm:{config['architecture']}, with its tag behind a dot."
-        )
+        raise EvalfmError(f"{name} is a model of timm; name it timm:{shown(str(config['architecture']))[1:-1]}.TAG.")
     what = f"is a {shown(model_type)}" if model_type else "says no model_type"
     code = " and runs by code in its repository, which is never run" if "auto_map" in config else ""
     raise EvalfmError(
@@ -183,18 +182,15 @@ def _arguments(name: str, kind: Any, content: Mapping[str, Any]) -> dict[str, An
         rebuilt = kind.config_class(**arguments)
     except Exception as error:
         # Settings of strange types trip the library up anywhere.
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         raise EvalfmError(
-            f"transformers cannot read the config.json of {name} ({lines[0][:160]}); fetch it again."
+            f"transformers cannot read the config.json of {name} ({_first_line(error)}); fetch it again."
         ) from None
     if _differing(rebuilt.to_dict(), config.to_dict()):
         raise EvalfmError(f"The config.json of {name} says more than a card can; write an Encoder of your own.")
     for part in (arguments, *(each for each in arguments.values() if isinstance(each, dict))):
         blocks = [part.get("num_hidden_layers"), *(part.get("depths") or ())]
         if any(isinstance(each, int) and each > DEEPEST for each in blocks):
-            raise EvalfmError(
-                f"The config.json of {name} asks for {max(filter(None, blocks)):,} blocks; fetch it again."
-            )
+            raise EvalfmError(f"The config.json of {name} asks for more than {DEEPEST} blocks; fetch it again.")
     return arguments
 
 
@@ -222,10 +218,9 @@ def _preprocessing(name: str, folder: Path, channels: Literal[1, 3]) -> Any:
             processor = reader.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
         except Exception as error:
             # A processor of the repository's own code, or settings that the library cannot read.
-            lines = str(error).strip().splitlines() or [type(error).__name__]
             raise EvalfmError(
-                f"transformers has no image processor of its own for {name} ({lines[0][:160]}); write a card that says "
-                "how images are prepared."
+                f"transformers has no image processor of its own for {name} ({_first_line(error)}); write a card that "
+                "says how images are prepared."
             ) from None
         statistics = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
         known = None if not all(isinstance(each, Sequence) for each in statistics) else statistics
