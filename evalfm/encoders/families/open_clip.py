@@ -307,14 +307,11 @@ def _measured(label: str, config_text: str, prepared_text: str) -> tuple[dict[st
         raise EvalfmError(f"open_clip cannot build {label} ({lines[0][:160]}); choose another.") from None
     strides = [stride_of(shape[2:], size) or 0 for shape in layers]
     plain = len(set(strides)) == 1
-    kept = evenly(len(layers)) if plain else [index for index, stride in enumerate(strides) if stride >= 4]
-    card = draft(
-        name=label,
-        preprocessing=preprocessing,
-        map_layers=tuple(kept),
-        size_multiple=strides[0] if plain else 1,
-        **built,
-    )
+    # Of a network the last layer of each stride.
+    stages = {stride: index for index, stride in enumerate(strides) if stride >= 4}
+    kept = tuple(evenly(len(layers)) if plain else stages.values())
+    multiple = strides[0] if plain else 1
+    card = draft(name=label, preprocessing=preprocessing, map_layers=kept, size_multiple=multiple, **built)
     encoder.card = card
     tokens = plain and isinstance(encoder.model, TimmModel)
     facts = {
