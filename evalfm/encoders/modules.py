@@ -117,7 +117,7 @@ def _tried(module: nn.Module, facts: Preprocessing, name: str) -> Tensor:
     kinds = {type(each).__name__ for each in outputs if not isinstance(each, Tensor)}
     if kinds:
         raise EvalfmError(f"The module {name} gives a {', '.join(kinds)}; wrap it in one that returns a tensor.")
-    whole, again, alone = (each.float() for each in outputs)
+    whole, again, alone = (torch.Tensor.float(each) for each in outputs)
     if whole.ndim not in (2, 3, 4) or len(whole) != 2 or alone.shape[1:] != whole.shape[1:]:
         raise EvalfmError(
             f"The module {name} gives {list(whole.shape)} for two images; wanted are [2, D], [2, D, h, w] or [2, T, D]."

@@ -220,7 +220,7 @@ def _length(line: Tensor) -> float:
 
 def _apart(facts: Preprocessing, run: _Run, levels: Levels) -> float:
     """How far evalfm's own preparation is from the transform: root mean square, in levels of 255."""
-    pixels = np.asarray(levels if levels.ndim == 3 else levels[None], np.float32) / 255
+    pixels = (levels if levels.ndim == 3 else levels[None]).astype(np.float32) / np.float32(255)
     prepared = Preparer(facts, "the transform")(Image(pixels, "unit-interval", 8, None, "drawn"))
     own = model_input(torch.from_numpy(prepared.pixels)[None], facts)[0].expand(facts.channels, -1, -1)
     level = torch.tensor(facts.std)[:, None, None] * 255
