@@ -11,7 +11,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from open_clip import factory, pretrained
 from PIL import Image as Pil
 from safetensors.torch import save_file
 
@@ -57,9 +56,9 @@ TAGS = {
 def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
     """Models of few tensors among those that open_clip knows."""
     for name, config in CONFIGS.items():
-        monkeypatch.setitem(factory._MODEL_CONFIGS, f"small-{name}", config)
+        monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, f"small-{name}", config)
         tags = {tag: {**cfg, "hf_hub": "org/small/", "quick_gelu": tag == "quick"} for tag, cfg in TAGS.items()}
-        monkeypatch.setitem(pretrained._PRETRAINED, f"small-{name}", tags)
+        monkeypatch.setitem(open_clip.pretrained._PRETRAINED, f"small-{name}", tags)
 
 
 def plain(name: str, tag: str, file: Path) -> tuple[Any, Any]:
