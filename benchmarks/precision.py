@@ -36,7 +36,7 @@ ENOUGH_FOR_AUROC = 300
 
 
 def acceptance() -> Any:
-    """The long run, whose cards and files are used here."""
+    """The long run, whose files are used here."""
     path = Path(__file__).parent / "acceptance" / "real_encoders.py"
     specification = importlib.util.spec_from_file_location("real_encoders", path)
     assert specification is not None
@@ -80,14 +80,13 @@ def main() -> None:
     long_run = acceptance()
     with tempfile.TemporaryDirectory() as folder:
         nih = import_data("nih-cxr14", options.shared / "nih-cxr14-starter", Path(folder) / "nih")
-        cards = long_run.encoders(Path(folder) / "cards")
         for name in options.encoders.split(","):
-            exact = load_encoder(cards[name], weights=options.shared / "weights" / long_run.FILES[name])
+            exact = load_encoder(name, weights=options.shared / "weights" / long_run.FILES[name])
             rows = range(min(options.images, len(nih)))
             batches = torch.split(torch.stack([exact.prepare(nih.image(row))[0] for row in rows]), BATCH)
             expected = [exact.encode(batch) for batch in batches]
             for mode in ["float32", *options.modes.split(",")]:
-                other = load_encoder(cards[name], weights=options.shared / "weights" / long_run.FILES[name])
+                other = load_encoder(name, weights=options.shared / "weights" / long_run.FILES[name])
                 precision: Any = "bfloat16" if mode == "autocast" else mode
                 other.state = replace(other.state, precision=precision)
                 run = autocast(other) if mode == "autocast" else other.encode

@@ -15,7 +15,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from real_encoders import FILES, encoders
+from real_encoders import FILES
 
 import evalfm
 from evalfm.analysis.baselines import against_baselines
@@ -33,10 +33,10 @@ FOLDS = 5
 def runs_of(task: str, data: Any, shared: Path, out: Path, **options: Any) -> list[Run]:
     """Linear probes on every encoder, and the baselines."""
     runs: dict[Path, Run] = {}
-    for name, encoder in encoders(out / "cards").items():
+    for name in FILES:
         weights = shared / "weights" / FILES[name]
         found = evalfm.probe(
-            encoder, task, weights=weights, data=data, folds=FOLDS, heads=["linear"], out=out / "compare", **options
+            name, task, weights=weights, data=data, folds=FOLDS, heads=["linear"], out=out / "compare", **options
         )
         runs |= {run.folder: run for run in found}
     return list(runs.values())

@@ -2,8 +2,8 @@
 
     python benchmarks/acceptance/real_encoders.py --shared ../shared/data --out build/acceptance
 
-Writes benchmarks/acceptance/real_encoders.md: the figures with the command and the commit. Cards for weights that no
-built-in card names are written to --out first.
+Writes benchmarks/acceptance/real_encoders.md: the figures with the command and the commit. The cards are the built-in
+ones; their weights are the files of --shared.
 """
 
 from __future__ import annotations
@@ -13,11 +13,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 import evalfm
 from evalfm.data.importing import import_data
-from evalfm.encoders import find_card
 
 TABLE = Path(__file__).with_suffix(".md")
 
@@ -39,63 +36,6 @@ FILES = {
 }
 
 
-def dinov2_small() -> dict[str, Any]:
-    """DINOv2 ViT-S/14: the card of its larger sibling with other widths."""
-    content = find_card("dinov2-base").model_dump(mode="json", by_alias=True)
-    return content | {
-        "name": "dinov2-small",
-        "summary": "DINOv2 ViT-S/14 on 142 million curated photographs.",
-        "arguments": {**content["arguments"], "hidden_size": 384, "num_attention_heads": 6},
-        "weights": {"source": "path"},
-        "parameters": 22_056_576,
-        "poolings": {"cls": 384, "mean": 384},
-        "map_channels": [384] * 5,
-        "golden": None,
-        "confirmed": [],
-        "unconfirmed": ["The weights are those of a package for saliency; whether it tuned them is not known."],
-    }
-
-
-def efficientnet_lite0() -> dict[str, Any]:
-    """EfficientNet-Lite0: timm's architecture, with the statistics of its TensorFlow weights."""
-    content = find_card("resnet50").model_dump(mode="json", by_alias=True)
-    return content | {
-        "name": "efficientnet-lite0",
-        "summary": "EfficientNet-Lite0 on ImageNet-1k.",
-        "architecture": "tf_efficientnet_lite0",
-        "weights": {"source": "path", "unexpected_keys": ["classifier.*"]},
-        "licence": "Apache-2.0",
-        "parameters": 3_371_008,
-        "preprocessing": {
-            **content["preprocessing"],
-            "resize_to": 256,
-            "interpolation": "bicubic",
-            "mean": [0.5] * 3,
-            "std": [0.5] * 3,
-        },
-        "poolings": {"gap": 1280},
-        "pooling": "gap",
-        "map_layers": [1, 2, 3, 4],
-        "map_channels": [24, 40, 112, 320],
-        "map_strides": [4, 8, 16, 32],
-        "paper": "Tan and Le, EfficientNet: rethinking model scaling for convolutional neural networks, ICML 2019",
-        "golden": None,
-        "confirmed": [],
-        "unconfirmed": ["The share that the centre crop cuts off is timm's, not the package's."],
-    }
-
-
-def encoders(out: Path) -> dict[str, str]:
-    """What ``evalfm.probe`` is given for each encoder; cards that are not built in are written to ``out``."""
-    out.mkdir(parents=True, exist_ok=True)
-    given = {"squeezenet1-0.caffe": "squeezenet1-0.caffe"}
-    for content in (dinov2_small(), efficientnet_lite0()):
-        path = out / f"{content['name']}.yaml"
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        given[content["name"]] = str(path)
-    return given
-
-
 def auroc(encoder: str, task: str, weights: Path, data: Any, out: Path, **options: Any) -> Any:
     """The AUROC, with its interval, of the linear head on frozen features over five folds by patient."""
     (run,) = evalfm.probe(
@@ -110,13 +50,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/acceptance"))
     options = parser.parse_args()
     nih = import_data("nih-cxr14", options.shared / "nih-cxr14-starter", options.out / "nih", force=True)
-    given = encoders(options.out / "cards")
     lines, farthest = [], 0.0
     for name, yardsticks in YARDSTICKS.items():
         cells = []
         for task, yardstick in zip(TASKS, yardsticks, strict=True):
             weights = options.shared / "weights" / FILES[name]
-            found = auroc(given[name], task, weights, nih, options.out / "runs")
+            found = auroc(name, task, weights, nih, options.out / "runs")
             cells.append(f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}] ({yardstick:.3f})")
             farthest = max(farthest, abs(found.value - yardstick))
             print(name, task, cells[-1], flush=True)

@@ -187,7 +187,7 @@ def _scaling(facts: Preprocessing) -> str:
     ends = {
         "range": "black and white",
         "min-max-image": "the image's smallest and largest value",
-        "equalize-image": "its histogram is made flat; black and white",
+        "equalize-image": "the image's histogram is made flat; black and white",
     }
     what = ends.get(facts.scaling, "the smallest and largest input value")
     return f"{what} become {low:g} and {high:g}; then {statistics}"

@@ -209,7 +209,7 @@ def fetch_file(who: str, wanted: HubFile, remedy: str, licence: str = "their pag
         # The download itself retries for half a minute before it admits that there is no network.
         if constants.HF_HUB_OFFLINE or not _reachable(constants.ENDPOINT):
             raise LocalEntryNotFoundError("no network")
-        # A broken download is taken up by the client where it stopped, five times.
+        # The client takes a broken download up where it stopped as long as it moves on, in this run.
         return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError:
         raise EvalfmError(

@@ -191,7 +191,17 @@ DEEPEST = 4
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module", "teacher", "network", "net")
 """Entries under which training programs keep the tensors; of a teacher and a student the teacher is published."""
 
-RARER_WRAPPERS = ("state_dict_ema", "model_ema", "ema", "params_ema", "params", "weights", "encoder", "backbone")
+RARER_WRAPPERS = (
+    "student",
+    "state_dict_ema",
+    "model_ema",
+    "ema",
+    "params_ema",
+    "params",
+    "weights",
+    "encoder",
+    "backbone",
+)
 """Looked for where there is none of ``WRAPPERS``."""
 
 

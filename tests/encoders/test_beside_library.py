@@ -15,7 +15,7 @@ import transformers
 from safetensors.torch import save_file
 
 from evalfm.doctor import LIBRARY
-from evalfm.encoders import load_encoder
+from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.beside_library import Beside, as_table, beside_library
 from evalfm.encoders.encoder import Encoder, Features
 from evalfm.errors import EvalfmError
@@ -115,7 +115,7 @@ def test_both_towers_of_the_duals(name: str, tmp_path: Path) -> None:
     found = beside_library(load_encoder(card, weights=tmp_path))
     assert found.same, found
     assert set(parts(found)) == {"embedding", "text", *(f"map {number}" for number in range(1, 6))}
-    assert found.left_out == ("The settings of the library's processor lie not beside the weights.",)
+    assert found.left_out == ("No preparation of these weights by their library is at hand.",)
 
 
 def test_open_clip_builds_its_own_model_from_its_own_configuration(tmp_path: Path) -> None:
@@ -154,6 +154,21 @@ def test_timm_by_its_own_filter_and_transform(tmp_path: Path) -> None:
     assert found.unexpected == ()
     assert "pixels" in parts(found)
     assert "map 5" in parts(found)
+
+
+def test_weights_of_others_are_not_held_to_timms_pixels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file(timm.create_model("test_vit.r160_in1k", pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    content = find_card("timm:test_vit.r160_in1k").model_dump(mode="json", by_alias=True)
+    content |= {"name": "theirs", "parameters": 302_144}
+    content["preprocessing"] |= {"input_size": [96, 96], "resize_to": 96}
+    content["arguments"] = {"img_size": 96}
+    content["weights"] |= {"repository": "theirs/vit"}
+    encoder = load_encoder(type(find_card("hog")).model_validate(content), weights=tmp_path / "w.safetensors")
+    found = beside_library(encoder)
+    assert found.same
+    assert "pixels" not in parts(found)
+    assert found.left_out == ("No preparation of these weights by their library is at hand.",)
 
 
 def test_what_cannot_be_compared_is_a_sentence() -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as torchvision_functional
-from transformers import BitImageProcessor, CLIPImageProcessor
+from transformers import BitImageProcessor, CLIPImageProcessor, SegformerImageProcessor, ViTImageProcessor
 
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
@@ -88,7 +88,11 @@ def library(name: str) -> Callable[[Pil.Image], Tensor]:
     if name in ("rad-dino", "dinov2-base"):
         assert facts.resize_to is not None
         return dinov2(facts.resize_to, facts.size, *facts.statistics)
-    if name == "pubmedclip":
+    if name == "segformer-b4":
+        return from_transformers(SegformerImageProcessor(do_reduce_labels=True))
+    if name == "vit-b16-in21k":
+        return from_transformers(ViTImageProcessor())
+    if name in ("pubmedclip", "clip-b16"):
         return from_transformers(CLIPImageProcessor())
     if name == "resnet50.tv":
         return preset("resnet50")
@@ -99,6 +103,7 @@ def library(name: str) -> Callable[[Pil.Image], Tensor]:
     "name",
     [
         *("resnet50", "resnet18", "efficientnet-b4", "densenet121", "vit-small", "swin-base", "resnet50.tv"),
+        *("resnet101", "pe-core-b16", "c-radio-b16", "tipsv2-b14", "segformer-b4", "clip-b16", "vit-b16-in21k"),
         *("rad-dino", "dinov2-base", "pubmedclip", "biomedclip", "unimed-clip-b16", "cxr-clip-swint", "chexzero"),
     ],
 )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import threading
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import huggingface_hub
 import numpy as np
@@ -19,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from evalfm.encoders import find_card, hub, load_encoder
+from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.registry import CARDS
 from evalfm.errors import EvalfmError
@@ -273,6 +276,7 @@ class Cutting(BaseHTTPRequestHandler):
 
     content = bytes(range(256)) * 4096
     whole = False
+    begun: ClassVar[list[int]] = []
 
     def do_HEAD(self) -> None:
         self.answer()
@@ -280,6 +284,7 @@ class Cutting(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         given = self.headers.get("Range")
         start = int(given.removeprefix("bytes=").split("-")[0]) if given else 0
+        self.begun.append(start)
         self.answer(start)
         self.wfile.write(self.content[start:] if self.whole else self.content[start : start + 100_000])
 
@@ -296,7 +301,9 @@ class Cutting(BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.fixture
+def cutting(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[EncoderCard]:
+    """A card whose hub breaks off."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Cutting)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
@@ -306,19 +313,30 @@ def test_a_cut_download_is_one_sentence_and_can_be_taken_up(monkeypatch: pytest.
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", host)
     monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(Cutting, "whole", False)
+    Cutting.begun.clear()
     card = find_card("rad-dino")
-    card = card.model_copy(update={"weights": card.weights.model_copy(update={"revision": "2" * 40})})
-    try:
-        # The client itself tries a few times, each a part further.
-        with pytest.raises(
-            EvalfmError, match=r"model\.safetensors of rad-dino could not be fetched whole .* run again"
-        ):
-            hub.fetch(card)
-        Cutting.whole = True
-        assert hub.fetch(card).read_bytes() == Cutting.content
-    finally:
-        server.shutdown()
-        server.server_close()
+    yield card.model_copy(update={"weights": card.weights.model_copy(update={"revision": "2" * 40})})
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_download_that_ends_too_soon_is_one_sentence_and_the_next_run_has_it(cutting: EncoderCard) -> None:
+    with pytest.raises(
+        EvalfmError, match=r"model\.safetensors of rad-dino could not be fetched whole .* run again"
+    ) as said:
+        hub.fetch(cutting)
+    assert "\n" not in str(said.value)
+    assert len(Cutting.begun) > 1
+    Cutting.whole = True
+    assert hub.fetch(cutting).read_bytes() == Cutting.content
+
+
+def test_a_cut_download_is_taken_up_where_it_was_cut(cutting: EncoderCard, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The client writes whole pieces, of 10 MB where they are not set smaller.
+    monkeypatch.setattr(huggingface_hub.constants, "DOWNLOAD_CHUNK_SIZE", 50_000)
+    assert hub.fetch(cutting).read_bytes() == Cutting.content
+    assert Cutting.begun == list(range(0, len(Cutting.content), 100_000))
 
 
 def test_shards_are_fetched_with_their_index(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -398,6 +398,7 @@ def test_counters_of_batch_norms_may_be_missing(tmp_path: Path) -> None:
     [
         (lambda inner: {"model": inner, "optimizer": {"state": {}}, "epoch": 3}, "under model in"),
         (lambda inner: {"teacher": inner, "student": dict(inner), "epoch": 3}, "under teacher in"),
+        (lambda inner: {"student": {f"module.{name}": each for name, each in inner.items()}}, "under student in"),
         (lambda inner: {"state_dict": {f"module.{name}": each for name, each in inner.items()}}, "bear module[.] in"),
         (lambda inner: {f"_orig_mod.{name}": each for name, each in inner.items()}, "bear _orig_mod[.] in"),
         (

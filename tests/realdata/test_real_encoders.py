@@ -17,6 +17,7 @@ from evalfm.analysis.table import task_tables
 from evalfm.data.images import read_image
 from evalfm.data.importing import import_data
 from evalfm.encoders import load_encoder
+from evalfm.encoders.beside_library import beside_library
 from evalfm.probing.probe import probe
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.skipif(not SHARED.exists(), reason="../shared/data is a
 
 @pytest.fixture(scope="module")
 def acceptance() -> ModuleType:
-    """The long run, whose cards this short one shares."""
+    """The long run, whose files and figures this short one shares."""
     specification = importlib.util.spec_from_file_location(
         "real_encoders", ROOT / "benchmarks" / "acceptance" / "real_encoders.py"
     )
@@ -39,9 +40,9 @@ def acceptance() -> ModuleType:
     return module
 
 
-def test_dinov2_gives_transformers_own_features_of_real_radiographs(acceptance: ModuleType, tmp_path: Path) -> None:
+def test_dinov2_gives_transformers_own_features_of_real_radiographs(acceptance: ModuleType) -> None:
     weights = SHARED / "weights" / acceptance.FILES["dinov2-small"]
-    encoder = load_encoder(acceptance.encoders(tmp_path)["dinov2-small"], weights=weights)
+    encoder = load_encoder("dinov2-small", weights=weights)
     model = Dinov2Model(Dinov2Config(hidden_size=384, num_attention_heads=6, image_size=518, patch_size=14)).eval()
     with np.load(weights) as archive:
         model.load_state_dict({name: torch.from_numpy(archive[name]).float() for name in archive.files})
@@ -62,6 +63,11 @@ def test_dinov2_gives_transformers_own_features_of_real_radiographs(acceptance: 
         same_pixels = encoder.encode(given).pooled
     assert torch.allclose(same_pixels, expected, atol=1e-4)
     assert float(torch.cosine_similarity(encoder.encode(prepared).pooled, expected).min()) > 0.999
+    # The file is not the one of the hub, and the run says so.
+    assert any(each.code == "other-weights" for each in encoder.cautions)
+    found = beside_library(encoder)
+    assert found.same
+    assert [each.part for each in found.parts] == ["embedding", *(f"map {number}" for number in range(1, 6))]
 
 
 @pytest.mark.parametrize("task", ["sex", "view"])
@@ -70,9 +76,8 @@ def test_efficientnet_reaches_its_yardstick(
 ) -> None:
     build = tmp_path_factory.mktemp("build")
     nih = import_data("nih-cxr14", RADIOGRAPHS, build / "nih")
-    card = acceptance.encoders(build)["efficientnet-lite0"]
     weights = SHARED / "weights" / acceptance.FILES["efficientnet-lite0"]
-    found = acceptance.auroc(card, task, weights, nih, build / "runs")
+    found = acceptance.auroc("efficientnet-lite0", task, weights, nih, build / "runs")
     yardstick = dict(zip(acceptance.TASKS, acceptance.YARDSTICKS["efficientnet-lite0"], strict=True))[task]
     # The long run holds .01; folds of other patients move these two by as much again.
     assert found.value == pytest.approx(yardstick, abs=0.02)
@@ -84,7 +89,7 @@ def test_what_age_and_sex_tell_of_pneumothorax_is_not_beaten_and_refits_are_coun
 ) -> None:
     nih = import_data("nih-cxr14", RADIOGRAPHS, tmp_path / "nih")
     runs = probe(
-        acceptance.encoders(tmp_path)["efficientnet-lite0"],
+        "efficientnet-lite0",
         "ptx-cls",
         weights=SHARED / "weights" / acceptance.FILES["efficientnet-lite0"],
         data=nih,

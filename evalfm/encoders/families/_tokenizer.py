@@ -12,12 +12,14 @@ from open_clip.tokenizer import SimpleTokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor, nn
 
+from evalfm.cards import read_json
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.hub import fetch_beside
 from evalfm.encoders.text import TextTower
 from evalfm.errors import EvalfmError
 
-WHOLE = "tokenizer.json"
+KINDS = ("tokenizer.json", "vocab.txt", "spiece.model")
+"""Files that hold a whole tokenizer."""
 
 UNIGRAM, CONTROL, USER_DEFINED = 1, 3, 4
 """SentencePiece's numbers of a kind of model and of kinds of pieces."""
@@ -67,16 +69,16 @@ class OpenAiTower(TextTower):
 def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
     """The tokenizer of the card's text tower, from beside the weights at ``origin`` or from the hub.
 
-    Its file is a ``tokenizer.json``, BERT's ``vocab.txt``, or SentencePiece's ``spiece.model``; beside the weights a
-    ``tokenizer.json`` serves whatever the card names.
+    Its file is a ``tokenizer.json``, BERT's ``vocab.txt``, or SentencePiece's ``spiece.model``. Of several beside the
+    weights the one that the card names is read; where that one is not there, the first of ``KINDS``.
 
     Raises:
-        EvalfmError: the file is in neither place, or is no tokenizer.
+        EvalfmError: none of them is there nor the card's on the hub, or the file is no tokenizer.
     """
     assert card.text_tower is not None
-    published = card.text_tower.tokenizer[0]
-    own = origin is not None and not (origin.parent / published).is_file() and (origin.parent / WHOLE).is_file()
-    path = fetch_beside(card, origin, WHOLE if own else published)
+    named = card.text_tower.tokenizer[0]
+    beside = () if origin is None else [name for name in (named, *KINDS) if (origin.parent / name).is_file()]
+    path = fetch_beside(card, origin, next(iter(beside), named))
     read = {".txt": from_vocabulary, ".model": from_sentencepiece}.get(path.suffix)
     try:
         tokenizer = Tokenizer.from_file(str(path)) if read is None else read(path)
@@ -89,17 +91,26 @@ def tokenizer_of(card: EncoderCard, origin: Path | None) -> Tokenizer:
 
 
 def from_vocabulary(path: Path) -> Tokenizer:
-    """BERT's lower-casing tokenizer over the words of a ``vocab.txt``, one a line, with [CLS] and [SEP]."""
+    """BERT's tokenizer over the words of a ``vocab.txt``, one a line, with [CLS] and [SEP].
+
+    It brings words to lower case unless a ``tokenizer_config.json`` beside the file says that it does not.
+    """
     from transformers import BertTokenizer
 
     words = path.read_text(encoding="utf-8").splitlines()
     if not {"[CLS]", "[SEP]", "[UNK]"} <= set(words):
         raise ValueError("it lists no [CLS], [SEP] and [UNK]")
-    return BertTokenizer(vocab=str(path)).backend_tokenizer
+    beside = path.with_name("tokenizer_config.json")
+    settings = read_json(beside) if beside.is_file() else {}
+    own = {name: settings[name] for name in ("do_lower_case", "strip_accents") if isinstance(settings.get(name), bool)}
+    return BertTokenizer(vocab=str(path), **own).backend_tokenizer
 
 
 def from_sentencepiece(path: Path) -> Tokenizer:
-    """SentencePiece's unigram model with its own normalisation, the end of a text added, as T5 and SigLIP read it."""
+    """SentencePiece's unigram model with its own normalisation, the end of a text added, as T5 and SigLIP read it.
+
+    Without the package sentencepiece; the tokens are its own but where combining marks stand behind a ligature.
+    """
     # ``from transformers import …`` gives the function of that name where the module is not loaded yet.
     library: Any = importlib.import_module("transformers.convert_slow_tokenizer")
     proto = library.import_protobuf().ModelProto()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+import transformers
 from PIL import Image as Pil
 from safetensors.torch import save_file
 from torch import Tensor
@@ -129,6 +130,44 @@ def test_sam_is_its_image_encoder_and_the_neck_is_pooled(name: str, tmp_path: Pa
     torch.save(theirs, tmp_path / "sam.pth")
     with pytest.raises(EvalfmError, match=r"missing: neck\.2\.weight"):
         load_encoder(card, weights=tmp_path / "sam.pth")
+
+
+def test_sam_is_transformers_port_of_it_too(tmp_path: Path) -> None:
+    """Another library's forward with the authors' names translated: windows, relative positions, neck."""
+    arguments = {**SMALL, "img_size": 64, "global_attn_indexes": (1,), "window_size": 3}
+    model = drawn("samvit_base_patch16", **arguments)
+    torch.save(
+        {f"image_encoder.{k.replace('mlp.fc', 'mlp.lin')}": v for k, v in model.state_dict().items()},
+        tmp_path / "sam.pth",
+    )
+    encoder = load_encoder(
+        tiny("sam-b", model, 64, {**arguments, "global_attn_indexes": [1]}), weights=tmp_path / "sam.pth"
+    )
+    config = transformers.SamVisionConfig(
+        hidden_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        window_size=3,
+        global_attn_indexes=[1],
+        mlp_dim=192,
+    )
+    other = transformers.SamVisionModel(config).eval()
+    names = {"patch_embed.proj": "patch_embed.projection", "blocks.": "layers.", "norm1.": "layer_norm1."}
+    names |= {"norm2.": "layer_norm2.", "mlp.fc": "mlp.lin", "neck.0.": "neck.conv1.", "neck.1.": "neck.layer_norm1."}
+    names |= {"neck.2.": "neck.conv2.", "neck.3.": "neck.layer_norm2."}
+    theirs = {}
+    for name, tensor in model.state_dict().items():
+        for ours, their in names.items():
+            name = name.replace(ours, their)
+        theirs[f"vision_encoder.{name}"] = tensor
+    assert not any(other.load_state_dict(theirs))
+    features = encoder.encode(batch(64))
+    with torch.no_grad():
+        output = other(pixel_values=batch(64), output_hidden_states=True)
+    assert same(features.pooled, output.last_hidden_state.mean((2, 3)))
+    for mine, hidden in zip(features.maps, output.hidden_states[1:], strict=True):
+        assert same(mine, hidden.permute(0, 3, 1, 2))
 
 
 def mermed(folder: Path, extra: object) -> tuple[EncoderCard, Any, Path]:
