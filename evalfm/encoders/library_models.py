@@ -273,7 +273,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
 
     return LibraryModel(
         run,
-        report.missing_keys,
+        [name for name in report.missing_keys if "text_cfg" in card.arguments or name.startswith("visual.")],
         report.unexpected_keys,
         f"open_clip's model of {written.name}"
         if config
@@ -294,6 +294,12 @@ def _open_clip_folder(card: EncoderCard, origin: Path, config: dict[str, Any], f
     from evalfm.encoders.families.open_clip import RENAMED
 
     model = dict(config.get("model_cfg") or card.arguments)
+    if "text_cfg" not in card.arguments:
+        # The card is of the image tower alone.
+        alone = {name: each for name, each in model.items() if name != "multimodal_cfg"} | {"text_cfg": {}}
+        content = {**config, "model_cfg": alone}
+        (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+        return False
     text = {RENAMED.get(name, name): each for name, each in model["text_cfg"].items() if name != "bert"}
     bert = card.arguments["text_cfg"].get("bert")
     files = ()

@@ -313,6 +313,7 @@ def _measured(label: str, config_text: str, prepared_text: str) -> tuple[dict[st
     multiple = strides[0] if plain else 1
     card = draft(name=label, preprocessing=preprocessing, map_layers=kept, size_multiple=multiple, **built)
     encoder.card = card
+    # A transformer of open_clip's own has one token before its patches, one of timm's as many as it says.
     tokens = plain and isinstance(encoder.model, TimmModel)
     facts = {
         **built,
@@ -321,6 +322,7 @@ def _measured(label: str, config_text: str, prepared_text: str) -> tuple[dict[st
         "map_layers": card.map_layers,
         "map_norm": "final" if tokens else "none",
         **measured(encoder, ("projection",)),
+        "prefix_tokens": getattr(encoder.model.trunk, "num_prefix_tokens", 0) if tokens else int(plain),
     }
     tower = TextFacts(dim=config["embed_dim"], pooling="projection", context_length=text.get("context_length", 77))
     return facts, tower if readable else None

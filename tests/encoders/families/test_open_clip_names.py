@@ -118,6 +118,10 @@ def test_a_name_of_the_list_is_open_clips_own_model(
         assert float((features.pooled - expected).abs().max()) <= 1e-5 * max(1.0, float(expected.abs().max()))
         if card.map_norm == "none":
             assert all(torch.equal(mine, stages[at]) for mine, at in zip(features.maps, card.map_layers, strict=True))
+    if name in ("elsewhere", "resnet"):
+        found = beside_library(encoder)
+        assert {each.part for each in found.parts if each.same} >= {"embedding"}
+        assert found.same, found
     if name == "elsewhere":
         assert card.text_tower is None
         assert any("Its texts are not read" in sentence for sentence in card.unconfirmed)
