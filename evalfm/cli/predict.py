@@ -17,6 +17,9 @@ def predict(
     encoder: Annotated[str | None, typer.Option(help="file.py:build, where the run's encoder came from one.")] = None,
     out: Annotated[Path, typer.Option(help="A new folder for the predictions.")] = Path("predictions"),
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    local_ids: Annotated[
+        bool, typer.Option("--local-ids", help="Write local_ids.csv too: your own id and file of each hashed id.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Apply a finished run, its head and the threshold it chose on val, to other data.
@@ -33,7 +36,9 @@ def predict(
     from evalfm.probing.predict import as_plain
     from evalfm.probing.predict import predict as apply
 
-    predicted = apply(run, data, weights=weights, encoder=encoder, out=out, device=device, progress=Bars())
+    predicted = apply(
+        run, data, weights=weights, encoder=encoder, out=out, device=device, local_ids=local_ids, progress=Bars()
+    )
     if json:
         emit_json(as_plain(predicted))
         return

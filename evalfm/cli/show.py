@@ -144,6 +144,72 @@ def run(folder: Annotated[Path, typer.Argument(help="A run's folder.")], json: J
     typer.echo(f"files: {', '.join(map(printable, files))}")
 
 
+@app.command()
+def image(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run's folder.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Of images, as the run's tables and pages show them.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="The data set that was tested: its own ids and files are shown too.")
+    ] = None,
+    worst: Annotated[
+        int | None, typer.Option(min=1, help="The so many most wrong of each question; 10 where no id is named.")
+    ] = None,
+    label: Annotated[str | None, typer.Option(help="Of this label, class or mask only.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the table as CSV to this file.")] = None,
+    json: Json = False,
+) -> None:
+    """Find images of a run again: what was true, what was answered, how wrong it was, and where the file lies.
+
+    A run holds hashed ids. Whoever has the data set sees whose they are: name it with --data.
+
+    Examples:
+
+        evalfm show image runs/pixels/ptx-cls/linear-frozen-1a2b3c4d --worst 5
+
+        evalfm show image runs/pixels/ptx-cls/linear-frozen-1a2b3c4d 23d9adca3084cb35 --data build/ours
+    """
+    from evalfm.cli.console import refuse_folder
+    from evalfm.probing.names import check_names, check_run
+
+    check_run(folder)
+    check_names([], data=[data] if data is not None else [])
+    refuse_folder(out)
+    if ids and worst is not None:
+        raise EvalfmError("Name images or ask for the --worst, not both.")
+
+    from evalfm.analysis.images import COLUMNS, image_errors, located
+    from evalfm.data.atomic import csv_text, write_atomically
+    from evalfm.probing.cohort import load_manifest
+    from evalfm.progress import SILENT
+    from evalfm.run import Run
+
+    whole = Run.read(folder)
+    found = image_errors(whole, label)
+    if ids:
+        absent = next((name for name in ids if name not in set(found["id"])), None)
+        if absent is not None:
+            raise EvalfmError(f"{folder} has no test image with the id {absent}; --worst lists some that it has.")
+        found = found[found["id"].isin(ids)]
+    else:
+        found = found.groupby("asked", sort=False).head(worst or 10)
+    if data is not None:
+        own = located(load_manifest(data, whole.task, SILENT), list(dict.fromkeys(found["id"])))
+        found = found.merge(own, on="id", how="left", validate="many_to_one")
+    header = [*COLUMNS, *(["local_id", "image"] if data is not None else [])]
+    rows = [list(row) for row in found[header].itertuples(index=False)]
+    if out is not None:
+        write_atomically(out, csv_text(header, rows).encode())
+        typer.echo(f"Wrote {out} ({len(rows)} rows)")
+    elif json:
+        emit_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        print_rows("Most wrong first", header, [[_cell(value) for value in row] for row in rows])
+
+
+def _cell(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
 def _print(content: Mapping[str, Any], json: bool) -> None:
     """Print plain values: JSON, or YAML, which a person reads more easily."""
 

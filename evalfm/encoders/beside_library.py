@@ -96,7 +96,8 @@ def beside_library(encoder: Encoder) -> Beside:
         embedding, maps = plain.run(prepared)
         encoder.to("cpu")
         own = encoder.encode(prepared)
-        parts = [_agreement("embedding", own.pooled, embedding)]
+        by_library = card.pooled_layer is None and card.pooling not in OF_EVALFM
+        parts = [_agreement("embedding", own.pooled, embedding)] if by_library else []
         for number, (mine, theirs) in enumerate(zip(own.maps, maps, strict=bool(maps)), 1):
             parts.append(_agreement(f"map {number}", mine, theirs))
         if plain.prepare is not None:
@@ -104,6 +105,7 @@ def beside_library(encoder: Encoder) -> Beside:
         if plain.text is not None and card.text_tower is not None:
             parts.append(_agreement("text", encoder.encode_text(list(SENTENCES)), plain.text(SENTENCES)))
     left_out = [] if plain.prepare else ["No preparation of these weights by their library is at hand."]
+    left_out += [] if by_library else [f"The library has no such pooling; hold {card.base_name} itself against it too."]
     left_out += [] if maps or not own.maps else ["The library's plain forward gives no maps of this model."]
     if card.text_tower is not None and plain.text is None:
         left_out.append("The text tower was not compared.")
@@ -116,6 +118,9 @@ def beside_library(encoder: Encoder) -> Beside:
         tuple(left_out),
     )
 
+
+OF_EVALFM = ("cls-mean", "max")
+"""Poolings that no library's plain forward gives."""
 
 BESIDE = {
     "transformers": ("config.json", "preprocessor_config.json", "tokenizer_config.json", "tokenizer.json"),

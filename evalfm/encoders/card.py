@@ -34,6 +34,9 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 """Pickled classes that only hold data; a card may allow these and no others."""
 
 
+REVISION = re.compile(r"main|[0-9a-f]{7,40}|(?!layers-).*\d.*")
+"""What may stand behind the first ``@`` of a repository's name beside what is chosen of its model."""
+
 MAX_SIDE = 8192
 """Pixels along a side of a model's input; three channels of so many squared take 800 MB."""
 
@@ -266,6 +269,7 @@ class EncoderCard(CardModel):
         map_channels, map_strides: one per map; a map has ceil(h / stride) rows.
         map_norm: ``final`` where the model's last norm is applied to every token map, ``none`` where not.
         prefix_tokens: how many tokens (CLS, registers) precede the patches.
+        pooled_layer: layer that the pooling is taken of, the last of ``map_layers``; None for the network's end.
         variants: changes of the forward pass by name; ``variant`` is the one taken, if any.
         size_multiple: input sizes must be multiples of this (the patch size of a ViT).
         fixed_input_size: whether the model takes its native input size only.
@@ -298,6 +302,7 @@ class EncoderCard(CardModel):
     map_strides: tuple[int, ...] = ()
     map_norm: Literal["final", "none"] = "none"
     prefix_tokens: int = 0
+    pooled_layer: int | None = None
     variants: dict[str, Variant] = Field(default_factory=dict)
     variant: str | None = None
     text_tower: TextFacts | None = None
@@ -316,8 +321,9 @@ class EncoderCard(CardModel):
         >>> sorted(set(find_card("hog").feature_facts()) & {"pooling", "licence"})
         ['pooling']
         """
-        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE)
-        # A card with variants is another encoder only where one is taken.
+        facts = self.model_dump(mode="json", by_alias=True, exclude=DESCRIPTIVE | {"pooled_layer"})
+        # A choice is part of an encoder only where it is made.
+        facts |= {} if self.pooled_layer is None else {"pooled_layer": self.pooled_layer}
         return facts if self.variant is None else {**facts, "variant": self.taken(self.variant).zero_tokens}
 
     def taken(self, variant: str) -> Variant:
@@ -337,9 +343,9 @@ class EncoderCard(CardModel):
 
     @property
     def base_name(self) -> str:
-        """The name without ``@pooling`` and ``@variant``; a revision stays."""
+        """The name without what is chosen behind ``@``; a revision of a repository stays."""
         first, *words = self.name.split("@")
-        return "@".join([first, *(word for word in words if word not in self.poolings and word not in self.variants)])
+        return f"{first}@{words[0]}" if ":" in first and words and REVISION.fullmatch(words[0]) else first
 
     @property
     def pooled_dim(self) -> int:
@@ -367,6 +373,7 @@ class EncoderCard(CardModel):
                 f"variant {self.variant!r} is not among variants {sorted(self.variants)}": (
                     self.variant not in (None, *self.variants)
                 ),
+                "pooled_layer must be the last of map_layers": self.pooled_layer not in (None, *self.map_layers[-1:]),
                 "a pooling and a variant have the same name": set(self.variants) & set(self.poolings),
                 f"text_tower: images need a pooling {pooling!r} of {dim} dimensions too": (
                     dim is not None and self.poolings.get(pooling) != dim

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evalfm.encoders.card import AbsentCard, EncoderCard, Preprocessing, WeightsFacts
+from evalfm.encoders.choice import is_column, layer_shapes, poolings_of
 from evalfm.encoders.registry import list_absent, list_cards
 from evalfm.errors import EvalfmError
 
@@ -130,10 +131,16 @@ def _absent(card: AbsentCard) -> list[tuple[str, list[str]]]:
 def _loadable(card: EncoderCard) -> list[tuple[str, list[str]]]:
     library = "its own code" if card.family == "own" else card.family
     model = [f"{card.architecture} ({library}), {shown_size(card.parameters)} parameters"]
+    taken = card.base_name != card.name
+    offered = {card.pooling: card.pooled_dim} if taken else poolings_of(card)
     poolings = [
-        f"{name}: {dim} dimensions" + ("" if name == card.pooling else f"; take it as {card.base_name}@{name}")
-        for name, dim in sorted(card.poolings.items(), key=lambda pair: pair[0] != card.pooling)
+        f"{name}: {dim} dimensions" + ("" if name == card.pooling else f"; take it with --pooling {name}")
+        for name, dim in sorted(offered.items(), key=lambda pair: pair[0] != card.pooling)
     ]
+    if card.pooled_layer is not None:
+        poolings.append(f"of layer {card.pooled_layer}, the deepest of its maps, and not of the network's end")
+    if taken:
+        poolings.append(f"chosen of {card.base_name}, whose others `evalfm show encoder {card.base_name}` lists")
     return [
         ("Model", model),
         ("Input", _input(card)),
@@ -200,15 +207,26 @@ def _numbers(values: tuple[float, ...]) -> str:
 def _maps(card: EncoderCard) -> list[str]:
     if not card.map_layers:
         return ["none: it cannot say where something is"]
-    kind = "stage" if len(set(card.map_strides)) == len(card.map_strides) else "block"
+    kind = "block" if is_column(card) else "layer"
     where = f"{kind}{'s' if len(card.map_layers) > 1 else ''} {_listed(card.map_layers)}"
     cells = f"one cell per {_listed(card.map_strides)} pixels of the input"
     lines = [f"{where}: {_listed(card.map_channels)} channels, {cells}"]
+    if card.base_name == card.name and len(layer_shapes(card)) > 1:
+        lines.append(_others(card))
     if card.prefix_tokens:
         lines.append(f"{card.prefix_tokens} prefix token{'s' if card.prefix_tokens > 1 else ''} dropped")
     if card.map_norm == "final":
         lines.append("the model's last norm is applied to each")
     return lines
+
+
+def _others(card: EncoderCard) -> str:
+    """Which layers ``--layers`` can choose; of stages, with the stride of each."""
+    shapes = layer_shapes(card)
+    if is_column(card):
+        return f"--layers chooses others of the blocks 0 to {max(shapes)}, such as --layers {max(shapes) // 2} or last4"
+    strides = ", ".join(f"{layer} (stride {stride})" for layer, (_, stride) in shapes.items())
+    return f"--layers chooses among {strides}"
 
 
 def _listed(values: tuple[int, ...]) -> str:

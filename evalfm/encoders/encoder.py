@@ -77,11 +77,13 @@ class RawFeatures:
         final: the last tokens after the model's final norm, or the last map; the poolings ``cls`` (first
             token) and ``mean`` / ``gap`` (over patches or cells) are taken from it.
         pooled: the model's own poolings by name, [B, D]; they go before those of ``final``.
+        prefix: tokens [B, P, C] before the patches of the last of ``layers``, where that is a map [B, C, H, W].
     """
 
     layers: tuple[Tensor, ...] = ()
     final: Tensor | None = None
     pooled: Mapping[str, Tensor] = field(default_factory=dict)
+    prefix: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -197,7 +199,7 @@ class Encoder(nn.Module, ABC):
         raw = self._forward(batch)
         layers = zip(raw.layers, self.map_strides, strict=False)
         maps = (as_map(each, stride, self.card, self.input_size, self._final_norm) for each, stride in layers)
-        return (pool(raw, self.card), *maps)
+        return (pool(raw, self.card, self._final_norm), *maps)
 
     @final
     @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -34,6 +34,8 @@ def load_encoder(
     weights: str | Path = "hub",
     input_size: int | tuple[int, int] | None = None,
     resize: str | None = None,
+    pooling: str | None = None,
+    layers: str | Sequence[int] | None = None,
     precision: str = "float32",
     compile: bool = False,
     device: str | torch.device = "cpu",
@@ -48,6 +50,7 @@ def load_encoder(
         weights: ``hub`` (the encoder's own source, whatever it is), ``random`` (seeded; the global generator is left
             alone), or the path of a checkpoint.
         input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
+        pooling, layers: what of its features is taken, in place of the card's; part of its name from then on.
         precision: in which the model runs; features are float32 in any case. ``auto`` takes the fastest on ``device``
             that stays close to float32, see :func:`evalfm.encoders.frozen.automatic_precision`.
         compile: run the frozen model through torch.compile; where that fails it runs as it is, with a caution.
@@ -66,7 +69,7 @@ def load_encoder(
     if precision != "auto" and not is_precision(precision):
         raise EvalfmError(f"There is no precision {precision!r}; take auto, {', '.join(PRECISIONS)}.")
     place = _device(device)
-    ref = EncoderRef.parse(name)
+    ref = EncoderRef.parse(name).choosing(pooling, layers)
     made = _from_code(ref)
     if made is not None:
         if (str(weights), input_size, resize) != ("hub", None, None) or precision not in ("auto", "float32"):

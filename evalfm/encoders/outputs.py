@@ -45,20 +45,33 @@ def cover(cells: Tensor, stride: int, input_size: tuple[int, int]) -> Tensor:
     return functional.pad(cells, padding, mode="replicate")
 
 
-def pool(raw: RawFeatures, card: EncoderCard) -> Tensor:
+def pool(raw: RawFeatures, card: EncoderCard, final_norm: Callable[[Tensor], Tensor]) -> Tensor:
     """The pooled embedding [B, D] that the card names; means are taken in float32.
 
     Raises:
         EvalfmError: the model gives no such pooling.
     """
-    name = card.pooling
-    if name in raw.pooled:
+    if card.pooling != "cls-mean":
+        return _pooled(card.pooling, raw, card, final_norm)
+    return torch.cat([_pooled(part, raw, card, final_norm).float() for part in ("cls", "mean")], dim=1)
+
+
+def _pooled(name: str, raw: RawFeatures, card: EncoderCard, final_norm: Callable[[Tensor], Tensor]) -> Tensor:
+    """One pooling: the model's own, else of its end, or of the deepest layer where the card says so."""
+    if card.pooled_layer is None and name in raw.pooled:
         return raw.pooled[name]
-    if raw.final is not None and raw.final.ndim == 3:
-        if name == "cls":
-            return raw.final[:, 0]
+    end, prefix = raw.final, None
+    if (card.pooled_layer is not None or end is None) and raw.layers:
+        end, prefix = raw.layers[-1], raw.prefix
+        end = final_norm(end) if end.ndim == 3 and card.map_norm == "final" else end
+    if end is not None and end.ndim == 3:
+        prefix = end[:, : card.prefix_tokens]
         if name == "mean":
-            return raw.final[:, card.prefix_tokens :].mean(1, dtype=torch.float32)
-    if raw.final is not None and raw.final.ndim == 4 and name in ("gap", "mean"):
-        return raw.final.mean((2, 3), dtype=torch.float32)
+            return end[:, card.prefix_tokens :].mean(1, dtype=torch.float32)
+    elif end is not None and name in ("gap", "mean"):
+        return end.mean((2, 3), dtype=torch.float32)
+    elif end is not None and name == "max":
+        return end.amax((2, 3))
+    if name == "cls" and prefix is not None and prefix.shape[1]:
+        return prefix[:, 0]
     raise EvalfmError(f"{card.name} has no pooling {name!r}; fix the card's poolings.")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import reduce
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.card import REVISION, EncoderCard
+from evalfm.encoders.choice import LAYERS, chosen, layers_text
 from evalfm.encoders.registry import PREFIXES, Prefix, encoder_plugins, load_plugin, named_card, read_card
 from evalfm.errors import EvalfmError, UnknownNameError, shown
 from evalfm.paths import user_path
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
 _CARD_FILE = re.compile(r"(?P<path>.+\.ya?ml)(?P<modifiers>(?:@[\w.-]*)*)", re.DOTALL)
-_FOLDER = re.compile(r"(?P<path>(?:[.~/\\]|[A-Za-z]:[/\\]).*?)(?P<modifiers>(?:@[A-Za-z-]+)*)", re.DOTALL)
-_REVISION = re.compile(r"main|[0-9a-f]{7,40}|.*\d.*")
+_FOLDER = re.compile(r"(?P<path>(?:[.~/\\]|[A-Za-z]:[/\\]).*?)(?P<modifiers>(?:@[\w+-]*)*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,7 @@ class EncoderRef:
         path: of the card, of the code, of the embeddings or of a model's folder; None where a run records
             ``precomputed`` alone.
         attribute: the function that builds the encoder, for ``code``.
-        modifiers: poolings and variants behind ``@``, in order.
+        modifiers: what is chosen behind ``@`` (:mod:`evalfm.encoders.choice`), in order.
         given: the object, for ``object``.
     """
 
@@ -104,7 +103,7 @@ class EncoderRef:
         if not name:
             raise EvalfmError(f"{shown(given)} does not say which; write it as {prefix.example}.")
         modifiers = _words(behind)
-        if prefix.revisions and modifiers and _REVISION.fullmatch(modifiers[0]):
+        if prefix.revisions and modifiers and REVISION.fullmatch(modifiers[0]):
             name, modifiers = f"{name}@{modifiers[0]}", modifiers[1:]
         return cls(prefix.kind, given, name=name, modifiers=modifiers)
 
@@ -132,6 +131,37 @@ class EncoderRef:
     def is_slow(self) -> bool:
         """Whether a library, or a plug-in's own code, must be imported to look it up."""
         return self.kind == "plug-in" or self.is_library
+
+    def choosing(self, pooling: str | None = None, layers: object = None) -> EncoderRef:
+        """The same with another pooling, or other layers, under the one name that this has; None changes nothing.
+
+        Raises:
+            EvalfmError: it is a table or code, or its card has no such pooling or layer.
+
+        >>> EncoderRef.parse("rad-dino").choosing("mean", "9,3").label
+        'rad-dino@mean@layers-3-9'
+        >>> EncoderRef.parse("rad-dino").choosing("cls", "1,4,6,9,11").label
+        'rad-dino'
+        """
+        if pooling is None and layers is None:
+            return self
+        option = "--pooling" if pooling is not None else "--layers"
+        if self.is_table:
+            raise EvalfmError(f"{self.label} is a table of features, whose pooling was chosen; leave {option} out.")
+        if self.is_code or (self.kind == "object" and not isinstance(self.given, EncoderCard)):
+            raise EvalfmError(
+                f"{self.label} is an encoder from code, which decides its own pooling; leave {option} out."
+            )
+        said = [*self.modifiers, pooling, None if layers is None else LAYERS + layers_text(layers).replace(",", "-")]
+        words = [each for each in dict.fromkeys(said) if each is not None]
+        if self.kind == "object":
+            return EncoderRef.parse(chosen(self.given, words))
+        stem = self.label.removesuffix("".join(f"@{word}" for word in self.modifiers))
+        if not self.is_slow:
+            card = self._card()
+            assert card is not None
+            words = chosen(card, words).name.split("@")[1:]
+        return replace(self, label="@".join([stem, *words]), modifiers=tuple(words))
 
     def factory(self) -> Callable[[], Encoder] | None:
         """What a plug-in or an object is where it is no card: the function that makes the encoder; else None.
@@ -163,7 +193,7 @@ class EncoderRef:
         True
         """
         card = self._card()
-        return None if card is None else reduce(_modified, self.modifiers, card)
+        return None if card is None else chosen(card, self.modifiers)
 
     def _card(self) -> EncoderCard | None:
         if self.kind == "card":
@@ -212,7 +242,7 @@ EncoderLike: TypeAlias = "str | EncoderCard | Encoder | Callable[[], Encoder] | 
 def find_card(encoder: EncoderLike) -> EncoderCard:
     """The card that ``encoder`` stands for: a name, a library's model (``PREFIXES``) or a path.
 
-    Behind each may stand ``@pooling`` and ``@variant``. A plug-in that is code is run for its card.
+    Behind each may stand ``@pooling``, ``@variant`` and ``@layers-3-6-9``. A plug-in that is code is run for its card.
 
     Raises:
         EvalfmError: unknown name, pooling or variant, a card that is not valid, or something that has no card.
@@ -233,21 +263,6 @@ def find_card(encoder: EncoderLike) -> EncoderCard:
 
 def _words(modifiers: str) -> tuple[str, ...]:
     return tuple(filter(None, modifiers.split("@")))
-
-
-def _modified(card: EncoderCard, word: str) -> EncoderCard:
-    """The card with another pooling or a variant, named by it."""
-    if word in (card.pooling, card.variant):
-        return card
-    if word in card.variants:
-        change = {"variant": word}
-    elif word in card.poolings:
-        change = {"pooling": word}
-    else:
-        kinds = "pooling or variant" if card.variants else "pooling"
-        raise UnknownNameError(f"{kinds} of {card.name}", word, [*card.poolings, *card.variants])
-    # A golden embedding is of the card as it is published.
-    return card.model_copy(update={**change, "golden": None, "name": f"{card.name}@{word}"})
 
 
 def _card_of(given: object) -> EncoderCard | None:

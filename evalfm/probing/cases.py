@@ -10,6 +10,7 @@ from typing import Any
 
 from evalfm.config import ProbeConfig
 from evalfm.data.manifest import Manifest
+from evalfm.encoders.choice import ATTENTIVE
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
@@ -93,6 +94,11 @@ def _all_combinations(
     if not every:
         raise EvalfmError("No number of shots is given; say how many images of each class, such as --shots 1,5,20.")
     jobs = []
+    # What an object decides itself is refused here, where it is not yet a name.
+    pooling = options.get("pooling")
+    for one in encoders:
+        if not isinstance(one, str):
+            EncoderRef.parse(one).choosing(None if pooling == ATTENTIVE else pooling, options.get("layers"))
     for one_task, one, number in product(tasks, encoders, every):
         names |= {"encoder": EncoderRef.parse(one).label, "task": one_task, "shots": number}
         config = ProbeConfig.checked(**names, **options)

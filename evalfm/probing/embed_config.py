@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 
 from evalfm.cards import Option, checked
-from evalfm.config import ON_MACHINE, ComputeOptions, EncoderConfig, EncoderOptions, Executor, MachineOptions, Shard
+from evalfm.config import ON_MACHINE, ComputeOptions, EncoderConfig, Executor, MachineOptions, Shard
 from evalfm.data.atomic import check_writable_file, file_place
+from evalfm.encoder_options import EncoderOptions, in_name
 from evalfm.encoders.reference import EncoderLike, EncoderRef
 from evalfm.errors import EvalfmError, shown
 from evalfm.paths import user_path
@@ -94,6 +95,11 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
         """
         return checked(cls, options)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, content: Any) -> Any:
+        return in_name(content) if isinstance(content, dict) else content
+
     @model_validator(mode="after")
     def _sensible(self) -> EmbedConfig:
         _ = self.part
@@ -157,7 +163,9 @@ def plan_files(
     """
     from evalfm.probing.names import check_names
 
-    refs = [EncoderRef.parse(each) for each in encoders]
+    options = dict(options)
+    taken = {name: options.pop(name, None) for name in ("pooling", "layers")}
+    refs = [EncoderRef.parse(each).choosing(**taken) for each in encoders]
     if not refs:
         raise EvalfmError("Name at least one encoder with --encoder.")
     for ref in refs:

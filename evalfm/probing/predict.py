@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 import evalfm
+from evalfm.analysis.images import located
 from evalfm.cards import read_json
 from evalfm.cautions import Caution
+from evalfm.data.atomic import csv_text, write_atomically
 from evalfm.data.columns import SPACING_COLUMNS
 from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_table
@@ -34,6 +36,7 @@ from evalfm.run import Run
 from evalfm.tasks.cohort import task_rows
 
 SUMMARY = "predict.json"
+LOCAL_IDS = "local_ids.csv"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ def predict(
     encoder: str | Encoder | None = None,
     out: str | Path = "predictions",
     device: str = "auto",
+    local_ids: bool = False,
     progress: Progress = SILENT,
 ) -> Predicted:
     """Apply the head of ``run``, and the threshold it chose on val, to every image of ``data``.
@@ -68,6 +72,8 @@ def predict(
         encoder: an encoder's code file or object, where the run's is not in the catalogue.
         out: a new folder, which gets predictions.parquet and predict.json; where it holds those of the same run on the
             same images, they are returned.
+        local_ids: write local_ids.csv beside them too: which image of ``data`` each id is, and where its file lies. It
+            is for the owner of the data and leaves nothing hidden.
 
     Raises:
         EvalfmError: the weights are others than the run's, or ``out`` holds something else.
@@ -100,6 +106,8 @@ def predict(
         if existing is None:
             raise EvalfmError(taken)
         table, cautions = existing
+        if local_ids:
+            _write_local_ids(out, manifest, table)
         again = f"{out} holds these predictions already; they are returned as they are."
         return Predicted(out, table, (*cautions, Caution("existing", again)))
     ready = RunPredictor.of(run, manifest, weights, encoder, device, progress)
@@ -113,7 +121,14 @@ def predict(
         summary = {"schema": 2, "run": run.record.key, "key": key, "data": manifest.info.name, "images": len(rows)}
         summary["cautions"] = [asdict(each) for each in cautions]
         (work / SUMMARY).write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+        if local_ids:
+            _write_local_ids(work, manifest, table)
     return Predicted(out, table, tuple(cautions))
+
+
+def _write_local_ids(folder: Path, manifest: Manifest, table: pd.DataFrame) -> None:
+    found = located(manifest, table["id"].tolist())
+    write_atomically(folder / LOCAL_IDS, csv_text(list(found.columns), found.itertuples(index=False)).encode())
 
 
 def _key(run: Run, manifest: Manifest, rows: NDArray[np.intp], who: pd.DataFrame) -> str:

@@ -12,10 +12,13 @@ import torch
 from numpy.typing import NDArray
 
 from evalfm.cautions import Caution
-from evalfm.config import EncoderConfig, EncoderOptions
+from evalfm.config import EncoderConfig
 from evalfm.data.manifest import Manifest
 from evalfm.data.registered import cache_folder
+from evalfm.encoder_options import EncoderOptions
 from evalfm.encoders import load_encoder
+from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.choice import layers_text
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.loading import SEED
 from evalfm.encoders.reference import EncoderLike, EncoderRef
@@ -157,7 +160,7 @@ def open_session(
     Raises:
         EvalfmError: unknown name, missing weights, or no usable metadata.
     """
-    ref = EncoderRef.parse(encoder)
+    ref = EncoderRef.parse(encoder).choosing(settings.pooling, settings.layers)
     if ref.is_table:
         kind, make = ref.kind, TABLES[ref.kind]
         source = make(manifest, ref.path, hidden, manifest)
@@ -192,7 +195,7 @@ def open_session(
         devices=devices,
         precision=loaded.precision,
         training_precision=_training_precision(settings, device, loaded.precision),
-        requested=_public(settings),
+        requested=_public(settings, loaded.card),
         redraw=_redraw(ref, settings, device) if loaded.random_weights else None,
         cautions=loaded.cautions,
         times=times,
@@ -222,11 +225,12 @@ def _redraw(encoder: EncoderRef, settings: EncoderConfig, device: str) -> Callab
     return redrawn
 
 
-def _public(settings: EncoderConfig) -> dict[str, Any]:
-    """The settings as a run may show them: a path of weights becomes the word ``file``."""
+def _public(settings: EncoderConfig, card: EncoderCard) -> dict[str, Any]:
+    """The settings as a run may show them: a path of weights becomes the word ``file``, and what is taken is said."""
     weights = settings.weights if settings.weights in ("hub", "random") else "file"
     shown = settings.model_dump(mode="json", include={*EncoderOptions.model_fields, "maps", "batch_size"})
-    return {**shown, "weights": weights}
+    layers = layers_text(card.map_layers) if card.map_layers else None
+    return {**shown, "weights": weights, "pooling": card.pooling, "layers": layers}
 
 
 def _training_precision(settings: EncoderConfig, device: str, precision: str) -> str:

@@ -1,16 +1,18 @@
-"""A study as YAML: encoders × tasks × heads × adaptations × shots (of episodes too, label fractions) × seeds."""
+"""A study as YAML: encoders (× pooling × layers) × tasks × heads × adaptations × shots (or fractions) × seeds."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from importlib import resources
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, read_yaml, validate
-from evalfm.config import Baselines, EncoderOptions, EvaluationOptions, HeadOptions
+from evalfm.config import Baselines, EvaluationOptions, HeadOptions
+from evalfm.encoder_options import EncoderOptions, Layers
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
 from evalfm.probing.names import name_faults, raise_all
@@ -25,6 +27,11 @@ PLAN = "Plan of what is not here"
 def named(value: Any) -> Any:
     """A bare word is a mapping with a name alone."""
     return {"name": value} if isinstance(value, str) else value
+
+
+def several(value: Any) -> Any:
+    """One value, null too, is a list of it."""
+    return value if isinstance(value, list | tuple) else (value,)
 
 
 class EncoderEntry(EncoderOptions):
@@ -123,6 +130,8 @@ class Study(EvaluationOptions, DataOptions):
         base_to_novel: images per class of one more column, where text heads learn on the first half of the classes and
             are tested on both halves.
         encoders, tasks: the grid.
+        pooling, layers: as ``evalfm probe`` takes one of them, each value a column of the grid; null is the card's own.
+            An encoder that names its own has that alone, and one that has none of a name is left out there.
         heads: a list, or a list for each kind of task; a head that does not serve a task is left out there. Null takes
             each task's own.
         adaptations: what of the encoders is trained.
@@ -141,6 +150,8 @@ class Study(EvaluationOptions, DataOptions):
     label_fractions: tuple[Annotated[float, Field(gt=0, le=1)] | None, ...] = ()
     associate: tuple[str, ...] = ()
     encoders: tuple[Annotated[EncoderEntry, BeforeValidator(named)], ...] = ()
+    pooling: Annotated[tuple[str | None, ...], BeforeValidator(several), Field(min_length=1)] = (None,)
+    layers: Annotated[tuple[Layers | None, ...], BeforeValidator(several), Field(min_length=1)] = (None,)
     tasks: tuple[Annotated[TaskEntry, BeforeValidator(named)], ...] = Field(min_length=1)
     heads: tuple[str, ...] | HeadsByKind | None = None
     adaptations: tuple[Annotated[AdaptationEntry, BeforeValidator(named)], ...] = (AdaptationEntry(name="frozen"),)
@@ -186,6 +197,14 @@ class Study(EvaluationOptions, DataOptions):
         if self.base_to_novel is not None:
             few.append(SubsetOptions(shots=self.base_to_novel, base_to_novel=True))
         return tuple(dict.fromkeys(few)) or (SubsetOptions(),)
+
+    def choices_of(self, encoder: EncoderEntry) -> list[EncoderEntry]:
+        """``encoder`` with each pooling and layers of the grid, where it names none of its own."""
+        poolings = self.pooling if encoder.pooling is None else (encoder.pooling,)
+        layers = self.layers if encoder.layers is None else (encoder.layers,)
+        return [
+            encoder.model_copy(update={"pooling": one, "layers": other}) for one, other in product(poolings, layers)
+        ]
 
     @property
     def named_heads(self) -> list[str]:

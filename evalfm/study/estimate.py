@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from evalfm.config import EncoderOptions, ProbeConfig
+from evalfm.config import ProbeConfig
+from evalfm.encoder_options import EncoderOptions
 from evalfm.encoders import load_encoder
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalfm.cards import CardModel
-from evalfm.config import EPISODE_HEADS, EncoderOptions, EvaluationOptions, ProbeConfig, Shard
+from evalfm.config import EPISODE_HEADS, EvaluationOptions, ProbeConfig, Shard
+from evalfm.encoder_options import EncoderOptions
+from evalfm.encoders.choice import ATTENTIVE
 from evalfm.encoders.reference import EncoderRef, find_alias
 from evalfm.errors import EvalfmError
 from evalfm.heads import load_head
@@ -83,7 +85,8 @@ class Grid:
 def expand(study: Study, cohorts: TaskCohorts) -> Grid:
     """The cells of ``study`` for the tasks that have a cohort: task by task, encoder by encoder, frozen first."""
     grid = Grid()
-    encoders = [entry for entry in study.encoders if _no_alias(entry.name, grid) and _known(entry.name, grid)]
+    named = [entry for entry in study.encoders if _no_alias(entry.name, grid) and _known(entry.name, grid)]
+    encoders = _chosen(study, named, grid)
     adaptations = sorted(study.adaptations, key=lambda entry: entry.name != ONE_PASS)
     for adaptation in adaptations:
         _check_recipe(adaptation.name, adaptation.recipe, grid)
@@ -130,7 +133,9 @@ class _Row:
         for encoder in encoders:
             first = True
             for adaptation in adaptations:
-                heads = self._serving(self._heads(adaptation), encoder.name, adaptation.name)
+                heads = (ATTENTIVE,) if encoder.pooling == ATTENTIVE else self._heads(adaptation)
+                heads = self._serving(heads, encoder.name, adaptation.name)
+                heads = self._anew(heads, encoder, encoders, adaptation)
                 together = [heads] if adaptation.name == ONE_PASS else [(head,) for head in heads]
                 for names in filter(None, together):
                     # Baselines of a task are the same for all; random weights of an encoder come with its first cell.
@@ -194,6 +199,23 @@ class _Row:
             heads = study.heads if study.heads is not None else card.heads
         return heads if adaptation.heads is None else tuple(head for head in heads if head in adaptation.heads)
 
+    def _anew(
+        self, heads: tuple[str, ...], encoder: EncoderEntry, encoders: list[EncoderEntry], adaptation: AdaptationEntry
+    ) -> tuple[str, ...]:
+        """Those of ``heads`` for which the pooling of ``encoder`` makes another run than the grid has already."""
+        own = encoder.pooling
+        plain = encoder.model_copy(update={"name": encoder.name.replace(f"@{own}", "", 1), "pooling": None})
+        others = [each for each in encoders if each is not encoder and each.pooling != ATTENTIVE]
+        there = own is not None and any(each.model_copy(update={"pooling": None}) == plain for each in others)
+        if not there or (own == ATTENTIVE and ATTENTIVE not in self._heads(adaptation)):
+            return heads
+        kept = tuple(head for head in heads if {"pooled", TEXT} & load_head(head, self.cohort.card.kind).needs)
+        for head in (head for head in heads if head not in kept):
+            self.grid.leave_out(
+                f"{encoder.name} × {self.task.name}: {head}", "it reads maps alone, so it is there already"
+            )
+        return kept
+
     def _serving(self, heads: tuple[str, ...], encoder: str, adaptation: str) -> tuple[str, ...]:
         """Those of ``heads`` that can work with the task, the encoder and the adaptation."""
         kind = self.cohort.card.kind
@@ -245,6 +267,38 @@ def _hindrance(encoder: str, adaptation: str, *, needs: frozenset[str], kind: st
     if TEXT in needs and card.text_tower is None:
         return "the encoder reads no text"
     return "the encoder has no weights to train" if adaptation != ONE_PASS and card.parameters == 0 else None
+
+
+def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[EncoderEntry]:
+    """The encoders with every pooling and layers of the grid that they have, each once under the name that says them.
+
+    A pooling or layers that no encoder of the grid has is a fault, as is one that its own entry names.
+    """
+    found: dict[str, EncoderEntry] = {}
+    refused: dict[tuple[str | None, str | None], EvalfmError] = {}
+    taken: set[tuple[str | None, str | None]] = set()
+    for own in named:
+        for entry in study.choices_of(own):
+            pooling, layers = entry.pooling, entry.layers
+            by_head = pooling == ATTENTIVE
+            try:
+                label = EncoderRef.parse(entry.name).choosing(None if by_head else pooling, layers).label
+            except EvalfmError as error:
+                if own.pooling is not None or own.layers is not None:
+                    grid.refuse(error)
+                refused.setdefault((pooling, layers), error)
+                what = [f"pooling {pooling}"] * (pooling is not None) + [f"layers {layers}"] * (layers is not None)
+                grid.leave_out(", ".join([entry.name, *what]), str(error))
+                continue
+            taken.add((pooling, layers))
+            chosen = entry.model_copy(update={"name": label, "layers": None, "pooling": pooling})
+            found.setdefault(
+                chosen.model_copy(update={"pooling": ATTENTIVE if by_head else None}).model_dump_json(), chosen
+            )
+    for pair, error in refused.items():
+        if pair not in taken:
+            grid.refuse(error)
+    return list(found.values())
 
 
 def _no_alias(name: str, grid: Grid) -> bool:

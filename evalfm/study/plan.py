@@ -6,8 +6,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalfm.config import EncoderOptions, MachineOptions, ProbeConfig, Shard
+from evalfm.config import MachineOptions, ProbeConfig, Shard
 from evalfm.data.registered import cache_folder
+from evalfm.encoder_options import EncoderOptions
 from evalfm.encoders.encoder import Encoder
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError

@@ -134,7 +134,7 @@ data check: html
 show encoder: write_card
 """
 WORDS = """
-probe: heads recipe shots associate where test_where threshold devices address
+probe: heads recipe shots associate where test_where threshold devices address pooling layers
 study: encoder task weights recipe where heads shots devices address adaptation shard
 predict: device
 compare: task head metric reference cohort average_over label_noise
@@ -142,7 +142,7 @@ bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
 choose: task max_params licence cohort average_over
 report: task title
-embed: devices address where shard
+embed: devices address where shard pooling layers
 doctor: precision device
 ls runs: metrics
 ls encoders: paradigm domain licence commercial min_parameters max_parameters

@@ -106,7 +106,7 @@ def test_a_mistake_is_one_clear_refusal(arguments: list[str], said: str, home: P
 @pytest.mark.parametrize("name", sorted(configs()))
 def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyPatch):
     """Without the trial of large encoders: one small one stands for all."""
-    from evalfm.config import EncoderOptions
+    from evalfm.encoder_options import EncoderOptions
     from evalfm.study import plan
 
     small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)
@@ -128,7 +128,7 @@ def test_studies_that_ship_can_be_planned(name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.MonkeyPatch):
-    from evalfm.config import EncoderOptions
+    from evalfm.encoder_options import EncoderOptions
     from evalfm.study import plan
 
     small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)
@@ -153,7 +153,7 @@ def test_random_weights_and_short_recipes_for_a_rehearsal(monkeypatch: pytest.Mo
 
 
 def test_random_weights_are_for_fine_tuned_baselines_too(monkeypatch: pytest.MonkeyPatch):
-    from evalfm.config import EncoderOptions
+    from evalfm.encoder_options import EncoderOptions
     from evalfm.study import plan
 
     small = plan.load_for_trial("light-cnn", EncoderOptions(), fetch=False)

@@ -212,3 +212,13 @@ def test_doctor_says_it_and_the_exit_status_too(tmp_path: Path, monkeypatch: pyt
     other = evalfm(*asked)
     assert other.returncode == 1
     assert "NOT the same" in other.stdout
+
+
+def test_a_pooling_that_no_library_gives_is_said_and_the_rest_compared(tmp_path: Path) -> None:
+    card = dinov2(tmp_path).card
+    for choice in ({"pooling": "cls-mean", "layers": "0,4"}, {"pooling": "mean", "layers": "1,3"}):
+        found = beside_library(load_encoder(card, weights=tmp_path, **choice))
+        assert parts(found) == {"pixels": True, "map 1": True, "map 2": True}
+        assert found.left_out == (f"The library has no such pooling; hold {card.name} itself against it too.",)
+    mean = beside_library(load_encoder(card, weights=tmp_path, pooling="mean"))
+    assert parts(mean)["embedding"]

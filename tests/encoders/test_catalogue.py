@@ -13,6 +13,7 @@ from evalfm.cli.app import app
 from evalfm.encoders import find_card
 from evalfm.encoders.card import EncoderCard
 from evalfm.encoders.catalogue import Wanted, catalogue, described, parameters_of
+from evalfm.encoders.choice import poolings_of
 from evalfm.encoders.registry import ABSENT, list_absent
 from evalfm.errors import EvalfmError
 
@@ -101,7 +102,7 @@ def test_every_card_can_be_read_by_a_person(name: str) -> None:
     if isinstance(card, EncoderCard):
         height, width = card.preprocessing.input_size
         assert sections["Input"][0].startswith(f"{height} × {width}, ")
-        assert len(sections["Embedding"]) == len(card.poolings)
+        assert len(sections["Embedding"]) == len(poolings_of(card)) >= len(card.poolings)
         assert sections["Embedding"][0].startswith(f"{card.pooling}: {card.pooled_dim} ")
         assert ("Text" in sections) == (card.text_tower is not None)
     else:
@@ -119,7 +120,24 @@ def test_scaling_and_resizing_are_told_in_words() -> None:
     assert "the image's histogram is made flat; black and white become 0 and 1" in input_lines("cxformer-s")
     assert "no other size" in input_lines("biomedclip")
     assert "multiples of 14" in input_lines("rad-dino")
-    assert dict(described(find_card("rad-dino@mean")))["Embedding"] == [
-        "mean: 768 dimensions",
-        "cls: 768 dimensions; take it as rad-dino@cls",
+
+
+def test_poolings_and_layers_that_can_be_chosen_are_listed_with_dimensions_and_strides() -> None:
+    def lines(name: str, title: str) -> list[str]:
+        return dict(described(find_card(name)))[title]
+
+    assert lines("rad-dino", "Embedding") == [
+        "cls: 768 dimensions",
+        "mean: 768 dimensions; take it with --pooling mean",
+        "cls-mean: 1536 dimensions; take it with --pooling cls-mean",
     ]
+    assert "--layers chooses others of the blocks 0 to 11, such as --layers 5 or last4" in lines("rad-dino", "Maps")
+    assert lines("ark-plus", "Embedding")[1] == "mean: 1536 dimensions; take it with --pooling mean"
+    strides = "0 (stride 4), 1 (stride 8), 2 (stride 16), 3 (stride 32)"
+    assert f"--layers chooses among {strides}" in lines("ark-plus", "Maps")
+    assert lines("ark-plus@mean@layers-2", "Embedding") == [
+        "mean: 768 dimensions",
+        "of layer 2, the deepest of its maps, and not of the network's end",
+        "chosen of ark-plus, whose others `evalfm show encoder ark-plus` lists",
+    ]
+    assert not any("--layers" in line for name in ("hog", "rad-dino@mean") for line in lines(name, "Maps"))

@@ -12,6 +12,7 @@ import torch
 from evalfm.data.images import Image
 from evalfm.encoders import find_card, load_encoder
 from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.choice import chosen, layer_shapes, poolings_of
 from evalfm.encoders.encoder import Encoder, EncoderState
 from evalfm.encoders.families import builder
 from evalfm.encoders.registry import CARDS
@@ -129,6 +130,21 @@ def test_gradients_reach_the_input(small: Encoder) -> None:
     (features.pooled.sum() + sum(each.sum() for each in features.maps)).backward()
     assert batch.grad is not None
     assert float(batch.grad.abs().max()) > 0
+
+
+def test_every_pooling_of_every_depth_has_the_dimension_that_is_said(small: Encoder) -> None:
+    card, batch = small.card, prepared(small, 1)
+    shapes = layer_shapes(card)
+    for layer in sorted({min(shapes), max(shapes)}):
+        for pooling, dim in poolings_of(card, layer).items():
+            small.card = chosen(card, [pooling, f"layers-{layer}"])
+            try:
+                # Dimensions of the embedding and shapes of the maps are checked against the card that was chosen.
+                features = small(batch)
+                assert features.pooled.shape == (1, dim)
+                assert [each.shape[1] for each in features.maps] == [shapes[layer][0]]
+            finally:
+                small.card = card
 
 
 def test_encoding_leaves_the_encoder_as_it_was(small: Encoder) -> None:

@@ -151,6 +151,8 @@ def test_precision_recipe_and_masks_are_in_the_key(squares: Manifest, tmp_path: 
 
 
 NOT_AS_IT_IS = {
+    "pooling": "in the encoder's name and card by then, which are in the key of its features",
+    "layers": "in the encoder's name and card by then, which are in the key of its features",
     "encoder": "the encoder's own key: weights, card, preprocessing",
     "weights": "the encoder's own key",
     "input_size": "the encoder's own key",

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalfm.config import EncoderOptions, ProbeConfig
+from evalfm.config import ProbeConfig
+from evalfm.encoder_options import EncoderOptions
 from evalfm.encoders import load_encoder
 from evalfm.heads import load_head
 from evalfm.heads.trained import TrainedHead

@@ -204,3 +204,87 @@ def test_the_studies_of_published_encoders_name_them_all():
     named = {entry.name.partition("@")[0] for entry in load_study("feature-quality").encoders}
     assert named >= medical | {"dinov2-base", "siglip2-so400m"}
     assert {entry.name for entry in load_study("vlm-radiology").encoders} >= {"rad-dino", "chexagent", "biomedclip"}
+
+
+def test_pooling_and_layers_multiply_the_grid_under_names_of_their_own() -> None:
+    found = grid(encoders=["vit-small", "resnet18"], pooling=[None, "mean", "max"], layers=[None, [1, 3], "last"])
+    assert [cell.encoder for cell in found.cells] == [
+        "vit-small",
+        "vit-small@layers-1-3",
+        "vit-small@layers-11",
+        "vit-small@mean",
+        "vit-small@mean@layers-1-3",
+        "vit-small@mean@layers-11",
+        # A mean over cells is the network's own pooling: the column of null.
+        "resnet18",
+        "resnet18@layers-1-3",
+        "resnet18@layers-4",
+        "resnet18@max",
+        "resnet18@max@layers-1-3",
+        "resnet18@max@layers-4",
+    ]
+    assert all((cell.pooling, cell.layers) == (None, None) for cell in found.cells)
+    reason = "There is no pooling of vit-small 'max', for it is no network of convolutions; it has cls, mean, cls-mean."
+    assert ("vit-small, pooling max", reason) in {(each.what, each.reason) for each in found.left_out}
+    assert not found.faults
+    assert len({cell.key for cell in found.cells}) == 12
+
+
+def test_what_no_encoder_has_or_an_entry_names_wrongly_is_a_fault() -> None:
+    assert grid(encoders=["resnet18", "swin-base"], pooling=[None, "cls"]).faults == [
+        "There is no pooling of resnet18 'cls', for it has no class token; it has gap, max."
+    ]
+    assert grid(encoders=["resnet18"], layers="9").faults[0].startswith("resnet18 has no layer 9; it has the layers 1,")
+    wrong = grid(encoders=["vit-small", {"name": "resnet18", "pooling": "cls"}], pooling=["cls"])
+    assert [cell.encoder for cell in wrong.cells] == ["vit-small"]
+    assert len(wrong.faults) == 1
+
+
+def test_an_entry_with_a_choice_has_that_alone_and_the_order_of_settings_is_kept() -> None:
+    entries = [{"name": "ark-plus", "pooling": "mean", "weights": "ark.pth"}, {"name": "hog", "layers": 0}]
+    found = grid(encoders=[*entries, "vit-small"], pooling=[None, "mean"], layers=[None, "last"])
+    assert [(cell.encoder, cell.weights) for cell in found.cells] == [
+        ("ark-plus@mean", "ark.pth"),
+        ("ark-plus@mean@layers-3", "ark.pth"),
+        ("hog", "hub"),
+        ("vit-small", "hub"),
+        ("vit-small@layers-11", "hub"),
+        ("vit-small@mean", "hub"),
+        ("vit-small@mean@layers-11", "hub"),
+    ]
+
+
+def test_attentive_is_the_head_and_heads_on_maps_alone_stand_once() -> None:
+    found = grid(
+        encoders=["vit-small"],
+        tasks=["ptx-cls", "ptx-seg"],
+        heads={"binary": ["linear"], "segmentation": ["linear", "global-local"]},
+        pooling=[None, "mean", "attentive"],
+    )
+    assert told(found) == [
+        ("vit-small", "ptx-cls", ("linear",), "frozen"),
+        ("vit-small@mean", "ptx-cls", ("linear",), "frozen"),
+        ("vit-small", "ptx-cls", ("attentive",), "frozen"),
+        ("vit-small", "ptx-seg", ("linear", "global-local"), "frozen"),
+        ("vit-small@mean", "ptx-seg", ("global-local",), "frozen"),
+    ]
+    reasons = {(each.what, each.reason) for each in found.left_out}
+    assert ("vit-small@mean × ptx-seg: linear", "it reads maps alone, so it is there already") in reasons
+    assert ("attentive on ptx-seg", "it does not serve segmentation tasks") in reasons
+    # Named as a head already, it is there; alone, any pooling keeps the heads on maps.
+    twice = grid(encoders=["vit-small"], heads=["attentive", "linear"], pooling=[None, "attentive"])
+    assert told(twice) == [("vit-small", "ptx-cls", ("attentive", "linear"), "frozen")]
+    alone = grid(encoders=["vit-small"], tasks=["ptx-seg"], heads=["linear"], pooling="mean")
+    assert told(alone) == [("vit-small@mean", "ptx-seg", ("linear",), "frozen")]
+
+
+def test_the_plan_counts_every_choice() -> None:
+    content = {"name": "s", "title": "S", "data": "films", "encoders": ["hog"], "tasks": ["ptx-cls"], "heads": ["knn"]}
+    study = Study.model_validate(
+        content | {"encoders": ["resnet18"], "pooling": [None, "max"], "layers": [None, "3", "4"], "seeds": 2}
+    )
+    plan = make_plan(study, assumed=Assumed(images=100, speed=1.0, decode=1.0))
+    assert [each.cell.encoder for each in plan.cells] == [
+        *("resnet18", "resnet18@layers-3", "resnet18@layers-4"),
+        *("resnet18@max", "resnet18@max@layers-3", "resnet18@max@layers-4"),
+    ]

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from evalfm.config import EncoderOptions, MachineOptions
+from evalfm.config import MachineOptions
 from evalfm.data.manifest import Manifest
+from evalfm.encoder_options import EncoderOptions
 from evalfm.errors import EvalfmError
 from evalfm.features.encoded import EncodedSource
 from evalfm.features.store import FeatureStore

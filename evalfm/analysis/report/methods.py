@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -11,10 +12,11 @@ from evalfm.metrics.labels import DELONG
 from evalfm.record import IMPORTED
 from evalfm.run import Run
 
+LEFT_OUT = ("Images left out, with the reason", "CLAIM 2024, Data: inclusion and exclusion · TRIPOD+AI 6b, 20a")
 SUBGROUPS = ("Subgroups", "CLAIM 2024, Robustness · TRIPOD+AI 14, 23b")
 CHECKLISTS = (
     ("Source of the data and their licence", "CLAIM 2024, Data: sources · TRIPOD+AI 5a"),
-    ("Images left out, with the reason", "CLAIM 2024, Data: inclusion and exclusion · TRIPOD+AI 6b, 20a"),
+    LEFT_OUT,
     ("Where the labels come from", "CLAIM 2024, Reference standard · TRIPOD+AI 8a"),
     ("Partitions, and at which level they are disjoint", "CLAIM 2024, Data partitions · TRIPOD+AI 12a"),
     ("Encoder, weights, head and software", "CLAIM 2024, Model and Training · TRIPOD+AI 12c, 18f"),
@@ -22,6 +24,8 @@ CHECKLISTS = (
     SUBGROUPS,
 )
 """What the report covers, and under which heading or item of either checklist; subgroups where it has some."""
+_EFFECTIVE = re.compile(r"(effective number) [0-9]+ [^,]*")
+"""In the method of a share's interval: a number of its own for each."""
 LEFT_TO_AUTHORS = (
     "Not covered, because no run knows it: ethics approval, dates and places of acquisition, scanners and protocols, "
     "how readers were trained, the intended sample size, interpretation and limitations."
@@ -76,9 +80,10 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         )
     if baselines:
         sentences.append(f"Set beside the encoders as baselines: {_listed(baselines)}.")
-    methods = sorted({one.method for run in runs for one in run.metrics.values() if one.low is not None and one.method})
+    every = {one.method for run in runs for one in run.metrics.values() if one.low is not None and one.method}
+    methods = sorted({_EFFECTIVE.sub(r"\1", each) for each in every})
     if methods:
-        sentences.append(f"Intervals of 95 % by: {_listed(methods)}.")
+        sentences.append(f"Intervals of 95 % by: {'; '.join(methods)}.")
     if compared:
         sentences.append(
             f"Encoders and heads were compared in pairs on the same patients ({'; '.join(paired_tests(runs))}) with "

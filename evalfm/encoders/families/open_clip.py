@@ -24,6 +24,7 @@ from evalfm.encoders.card import EncoderCard, TextFacts
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
 from evalfm.encoders.families._published import Repository, commercial_use, draft, evenly, measured, stride_of
 from evalfm.encoders.families._tokenizer import OpenAiTower, PublishedTower, filled
+from evalfm.encoders.families.timm import intermediates
 from evalfm.encoders.text import TextTower
 from evalfm.encoders.transform_facts import facts_of
 from evalfm.encoders.weights import Checkpoint, load_into, read_checkpoint
@@ -53,11 +54,18 @@ class OpenClipEncoder(Encoder):
         indices, normed = list(self.card.map_layers), self.card.map_norm == "final"
         if isinstance(self.model, TimmModel):
             trunk: Any = self.model.trunk
-            final, layers = trunk.forward_intermediates(batch, indices=indices, norm=normed, output_fmt="NCHW")
-            head = trunk.forward_head(final)
-            return RawFeatures(tuple(layers), final, {"projection": self.model.head(head)})
-        output = self.model.forward_intermediates(batch, indices=indices, normalize_intermediates=normed)
-        return RawFeatures(tuple(output["image_intermediates"]), None, {"projection": output["image_features"]})
+            final, layers, prefix = intermediates(trunk, batch, self.card)
+            projected = self.model.head(trunk.forward_head(final))
+            return RawFeatures(tuple(layers), final, {"projection": projected}, prefix)
+        output = self.model.forward_intermediates(
+            batch, indices=indices, normalize_intermediates=normed, output_extra_tokens=True
+        )
+        layers, prefixes = output["image_intermediates"], output["image_intermediates_prefix"]
+        pooled = {"projection": output["image_features"]}
+        if self.card.pooling in ("cls", "cls-mean") and self.card.pooled_layer is None:
+            # Of the last block, which is then among those named.
+            pooled["cls"] = prefixes[-1][:, 0] if normed else self.model.ln_post(prefixes[-1][:, 0])
+        return RawFeatures(tuple(layers), None, pooled, prefixes[-1] if prefixes else None)
 
     def every_layer(self) -> list[Tensor]:
         """What every block or stage gives of a blank image, [2, C, h, w]."""

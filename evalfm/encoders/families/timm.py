@@ -67,13 +67,27 @@ class TimmEncoder(Encoder):
         self.add_cautions(*cautions)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
-        final, layers = self.model.forward_intermediates(
-            batch, indices=list(self.card.map_layers), norm=self.card.map_norm == "final", output_fmt="NCHW"
-        )
+        final, layers, prefix = intermediates(self.model, batch, self.card)
         own = {"head": self.model.forward_head(final, pre_logits=True)} if self.card.pooling == "head" else {}
         if final.ndim == 4 and getattr(self.model, "output_fmt", "NCHW") == "NHWC":
             final = final.permute(0, 3, 1, 2)
-        return RawFeatures(layers=tuple(layers), final=final, pooled=own)
+        return RawFeatures(layers=tuple(layers), final=final, pooled=own, prefix=prefix)
+
+
+def intermediates(model: Any, batch: Tensor, card: EncoderCard) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    """What a timm model gives at its end, the card's layers as maps, and what precedes the last of them.
+
+    Tokens before the patches are asked for where they are pooled alone: not every model of timm gives them.
+    """
+    prefixed = card.pooled_layer is not None and card.prefix_tokens > 0
+    final, layers = model.forward_intermediates(
+        batch,
+        indices=list(card.map_layers),
+        norm=card.map_norm == "final",
+        output_fmt="NCHW",
+        **({"return_prefix_tokens": True} if prefixed else {}),
+    )
+    return (final, [each for each, _ in layers], layers[-1][1]) if prefixed else (final, layers, None)
 
 
 def derive_card(architecture: str) -> EncoderCard:

@@ -88,7 +88,7 @@ class Kind:
         unsaid: what a table without its run leaves open.
         errors: what a subgroup report measures on each image: a name of ``analysis.scores.ERRORS``, or empty.
         unasked: why there is no such thing.
-        picture: that a run draws: a name of ``probing.pictures.PICTURES``, or empty.
+        picture: that a run draws: a name of ``analysis.run_figures.CURVES``, ``overlays``, or empty.
         parts: of its section of the report: names of ``analysis.report.task.PARTS``.
         baselines: encoders that know nothing of the disease.
         baseline_heads: their heads; none takes the task's first.

@@ -19,6 +19,7 @@ from evalfm.analysis.bias_of_values import bias_of_values
 from evalfm.analysis.predictions import Predictions
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.task import PARTS, SHOWN, sections
+from evalfm.analysis.run_figures import CURVES
 from evalfm.analysis.scores import ERRORS, asks_questions, questions_of_run
 from evalfm.data.manifest import Manifest
 from evalfm.errors import EvalfmError
@@ -28,7 +29,7 @@ from evalfm.heads.registry import list_heads
 from evalfm.metrics.registry import check_metrics, metric_of, metrics_of
 from evalfm.metrics.rows import ROWS
 from evalfm.predictions import PREDICTIONS
-from evalfm.probing.pictures import PICTURES
+from evalfm.probing.pictures import OVERLAYS
 from evalfm.probing.probe import probe
 from evalfm.probing.splits import make_splits
 from evalfm.record import Record
@@ -38,6 +39,8 @@ from evalfm.tasks.cohort import Cohort, select_cohort
 from evalfm.tasks.kinds import ANSWERED, BASE_TO_NOVEL, EPISODES, KINDS, Kind
 from evalfm.tasks.task import read_card
 from evalfm.tasks.truth import READERS
+
+PICTURES = {*CURVES, OVERLAYS}
 
 TASKS = {
     "binary": {"target": ["square"]},
