@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from torch import nn
 
 from evalfm.encoders.card import EncoderCard, WeightsFacts
 from evalfm.encoders.encoder import Encoder, RawFeatures
@@ -75,7 +76,9 @@ def measured(encoder: Encoder, poolings: Sequence[str]) -> dict[str, Any]:
         if name == "cls" and not kept and name not in raw.pooled:
             continue
         try:
-            shape = pool(raw, card.model_copy(update={"pooling": name, "prefix_tokens": kept or 0})).shape
+            asked = card.model_copy(update={"pooling": name, "prefix_tokens": kept or 0})
+            # A norm leaves shapes as they are.
+            shape = pool(raw, asked, nn.Identity()).shape
         except EvalfmError:
             continue
         if len(shape) == 2:
