@@ -60,7 +60,7 @@ class OpenClipEncoder(Encoder):
         output = self.model.forward_intermediates(
             batch, indices=indices, normalize_intermediates=normed, output_extra_tokens=True
         )
-        layers, prefixes = output["image_intermediates"], output["image_intermediates_prefix"]
+        layers, prefixes = output["image_intermediates"], output.get("image_intermediates_prefix")
         pooled = {"projection": output["image_features"]}
         if self.card.pooling in ("cls", "cls-mean") and self.card.pooled_layer is None:
             # Of the last block, which is then among those named.
