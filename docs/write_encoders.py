@@ -25,6 +25,11 @@ not be read. Here, with true weights:
 | efficientnet-lite0 | .999988 (8 bits against 16) | 1.000000 | 1.000000 | – |
 | dinov2-small (a float16 copy of a package) | within a level of 8 bits (tests) | 1.000000 | 1.000000 | – |
 
+and with drawn weights, in the published layout and names of every card, text towers too:
+[verify_layouts.md](../benchmarks/acceptance/verify_layouts.md). A tokenizer is read from `tokenizer.json`, `vocab.txt`
+(lower case, unless a `tokenizer_config.json` beside it says otherwise) or `spiece.model`: of several beside the weights
+the one that the card names, where that is not there any of the others.
+
 Written from the cards by `python docs/write_encoders.py`; a test fails when it is stale. But for squeezenet1-0.caffe
 and efficientnet-lite0 no published file could be read where these cards were written: what was confirmed, and how,
 stands under each. Commercial use is what the licence is understood to say, no legal advice; `ask` means read it. The

@@ -289,7 +289,7 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
             resize = content.get("resize") or alias.resize
             content = {**content, "encoder": alias.encoder, "adaptation": adaptation, "heads": heads, "resize": resize}
         if content.get("pooling") == ATTENTIVE:
-            if tuple(_several(content.get("heads")) or ()) not in ((), (ATTENTIVE,)):
+            if content.get("heads") and _several(content["heads"]) not in ((ATTENTIVE,), [ATTENTIVE]):
                 raise EvalfmError("--pooling attentive stands for --head attentive; leave one of the two out.")
             content = {**content, "heads": (ATTENTIVE,), "pooling": None}
         content = in_name(content)

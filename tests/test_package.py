@@ -23,7 +23,7 @@ NONE = [*LIBRARIES, "pandas", "scipy", "numpy"]
 TRAINING = ["timm", "torchvision.models", "torch._dynamo", "transformers", "open_clip", "peft", "matplotlib"]
 """What no encoder but its own family's, and no frozen features, need."""
 VERBS = [
-    *("demo", "probe", "study", "predict", "compare", "bias", "counterfactual", "choose", "report"),
+    *("demo", "probe", "study", "predict", "compare", "bias", "counterfactual", "robustness", "choose", "report"),
     *(
         "embed",
         "fetch",

@@ -295,8 +295,13 @@ def of_cxr_clip(card: EncoderCard, folder: Path) -> Path:
     image = drawn(nn.Linear(swin.config.hidden_size, card.arguments["projection"]))
     whole = prefixed("image_encoder.image_encoder.", plain(swin))
     whole |= prefixed("image_projection.projection.", plain(image)) | {"logit_scale": torch.tensor(2.6)}
-    whole |= {"text_encoder.text_encoder.embeddings.word_embeddings.weight": torch.zeros(8, 8)}
-    whole |= {"text_projection.projection.weight": torch.zeros(8, 8)}
+    assert card.text_tower is not None
+    bert = drawn(transformers.BertModel(transformers.BertConfig(**card.text_tower.arguments["bert"])))
+    whole |= prefixed("text_encoder.text_encoder.", plain(bert))
+    whole |= prefixed(
+        "text_projection.projection.", plain(drawn(nn.Linear(bert.config.hidden_size, card.text_tower.dim)))
+    )
+    (folder / "vocab.txt").write_text("\n".join(WORDS) + "\n")
     path = folder / str(card.weights.file)
     torch.save({"model": whole, "epoch": 3}, path)
     return path
@@ -538,6 +543,7 @@ def narrow(card: EncoderCard) -> EncoderCard:
         arguments |= {"image_size": 64, "embed_dim": 12, "depths": [1, 1, 2, 1], "num_heads": [1, 2, 4, 8]}
         arguments |= {"window_size": 2, "projection": 20}
         content |= {"map_channels": stages, "size_multiple": 64}
+        tower["arguments"]["bert"] = BERT
         widths = {pooling: 20 if pooling == "projection" else 96 for pooling in content["poolings"]}
     elif content["family"] == "open_clip":
         if "timm_model_name" in arguments["vision_cfg"]:

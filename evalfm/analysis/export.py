@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evalfm import __version__
-from evalfm.analysis.figures import Caption, draw_forest
+from evalfm.analysis.figures import Caption, Panel, PanelRow, draw_forest
 from evalfm.analysis.latex import latex_paragraph, latex_table
 from evalfm.analysis.report.methods import CHECKLISTS, LEFT_OUT, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
 from evalfm.analysis.report.tables import Seeded, Table, plain_markdown, table
@@ -253,7 +253,8 @@ def _figures(results: Results, folder: Path, suffix: str) -> list[Path]:
         ]
         stem = f"{number}-{found.task}".replace("/", "-")
         stems.append(f"{stem}-forest")
-        draw_forest(folder / f"{stem}-forest{suffix}", [(found.metric_names[0], lines)], Caption(found.title, marks))
+        row = PanelRow([Panel(found.metric_names[0], lines)])
+        draw_forest(folder / f"{stem}-forest{suffix}", [row], Caption(found.title, marks))
         for run in (run for run in runs if run.record.episodes is None):
             prefix = re.sub(r"[^A-Za-z0-9.]+", "-", f"{stem}-{run.encoder}-{run.head}-{run.record.key[:8]}-")
             draw_curves(folder, run.record, run.test_predictions(), suffix=suffix, prefix=prefix)

@@ -195,30 +195,113 @@ def draw_agreement(
     figure.savefig(path, dpi=150)
 
 
-def draw_forest(
-    path: Path, panels: Sequence[tuple[str, Sequence[tuple[str, Estimate, bool]]]], caption: Caption
-) -> None:
-    """One panel per task: every encoder's estimate with its interval; baselines hollow and grey."""
-    most = max(len(lines) for _, lines in panels)
-    longest = max(len(label) for _, lines in panels for label, _, _ in lines)
-    # Three inches for the intervals, and a letter of the labels is .07 wide.
-    figure = Figure(figsize=((3 + 0.07 * longest) * len(panels), 0.34 * most + 1.5), layout="constrained")
-    for index, (title, lines) in enumerate(panels):
-        axes = figure.add_subplot(1, len(panels), index + 1)
-        for position, (_, estimate, baseline) in enumerate(reversed(lines)):
-            if estimate.value is None:
-                continue
-            colour = GREY if baseline else BLUE
-            if estimate.low is not None and estimate.high is not None:
-                axes.plot([estimate.low, estimate.high], [position, position], color=colour, linewidth=1.5)
-            axes.plot(estimate.value, position, "o", color=colour, markerfacecolor="white" if baseline else colour)
-        axes.set_yticks(range(len(lines)), [label for label, _, _ in reversed(lines)], fontsize=8)
-        axes.set_ylim(-0.6, len(lines) - 0.4)
-        axes.grid(axis="x", alpha=0.3)
-        axes.set_title(title, fontsize=9)
-    cautions = " ".join(f"({caution})" for caution in caption.cautions)
-    figure.suptitle(f"{caption.title} {cautions}".strip(), fontsize=10)
+@dataclass(frozen=True)
+class Panel:
+    """Estimates below each other.
+
+    Attributes:
+        title: what was asked, and by which metric.
+        lines: label, estimate with its interval, and whether it is hollow and grey, as a baseline is.
+        chance: a dotted line; none where there is no such value.
+    """
+
+    title: str
+    lines: Sequence[tuple[str, Estimate, bool]]
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class PanelRow:
+    """Panels beside each other; those that have a chance share one scale, and equal labels stand once.
+
+    Attributes:
+        title, note: above and below all of them; may be empty.
+    """
+
+    panels: Sequence[Panel]
+    title: str = ""
+    note: str = ""
+
+    @property
+    def alike(self) -> bool:
+        """Whether all panels have the same labels, so that these stand once."""
+        return len({tuple(label for label, _, _ in panel.lines) for panel in self.panels}) == 1
+
+    @property
+    def width(self) -> float:
+        """In inches: three for the intervals of a panel, and a letter of the labels is .07 wide."""
+        letters = (len(part) for panel in self.panels for label, _, _ in panel.lines for part in label.split("\n"))
+        return 3 * len(self.panels) + 0.07 * max(letters) * (1 if self.alike else len(self.panels))
+
+    @property
+    def height(self) -> float:
+        """In inches."""
+        return (
+            0.34 * max(len(panel.lines) for panel in self.panels)
+            + 0.75
+            + 0.25 * bool(self.title)
+            + 0.2 * bool(self.note)
+        )
+
+
+def draw_forest(path: Path, rows: Sequence[PanelRow], caption: Caption) -> None:
+    """Estimates with their intervals in rows of panels; baselines hollow and grey."""
+    heights = [row.height for row in rows]
+    figure = Figure(figsize=(max(row.width for row in rows), sum(heights) + 0.5), layout="constrained")
+    strips = figure.subfigures(len(rows), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for row, strip in zip(rows, strips, strict=True):
+        every = strip.subplots(1, len(row.panels), squeeze=False)[0]
+        for number, (panel, axes) in enumerate(zip(row.panels, every, strict=True)):
+            _forest(axes, panel, labelled=number == 0 or not row.alike)
+        scaled = [axes for axes, panel in zip(every, row.panels, strict=True) if panel.chance is not None]
+        ends = [axes.get_xlim() for axes in scaled]
+        for axes in scaled:
+            axes.set_xlim(min(low for low, _ in ends), max(high for _, high in ends))
+        if row.title:
+            strip.suptitle(row.title, fontsize=10.5, weight="bold")
+        if row.note:
+            strip.supxlabel(row.note, fontsize=8.5, color="#444444")
+    figure.suptitle(f"{caption.title}\n{' · '.join(caption.cautions)}".strip(), fontsize=11)
     figure.savefig(path, dpi=150)
+
+
+def _forest(axes: Axes, panel: Panel, *, labelled: bool) -> None:
+    """Estimates from the top, each with its value in print; hollow and grey, or filled."""
+    if panel.chance is not None:
+        axes.axvline(panel.chance, color=GREY, linestyle=":", linewidth=1)
+    for position, (_, estimate, hollow) in enumerate(reversed(panel.lines)):
+        if estimate.value is None:
+            continue
+        colour = GREY if hollow else BLUE
+        if estimate.low is not None and estimate.high is not None:
+            axes.plot(
+                [estimate.low, estimate.high], [position, position], color=colour, linewidth=1.2 if hollow else 2.4
+            )
+        face, size = ("white", 5.5) if hollow else (colour, 8)
+        axes.plot(estimate.value, position, "o", color=colour, markerfacecolor=face, markersize=size, zorder=4)
+        weight = "normal" if hollow else "bold"
+        place: dict[str, Any] = {
+            "xytext": (0, 7),
+            "textcoords": "offset points",
+            "ha": "center",
+            "fontsize": 7.5,
+            "weight": weight,
+        }
+        place["bbox"] = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+        axes.annotate(
+            f"{estimate.value:.3f}", (estimate.value, position), color="#444444" if hollow else colour, **place
+        )
+    labels = [label for label, _, _ in reversed(panel.lines)] if labelled else [""] * len(panel.lines)
+    axes.set_yticks(range(len(panel.lines)), labels, fontsize=9)
+    for text, (_, _, hollow) in zip(axes.get_yticklabels(), reversed(panel.lines), strict=True):
+        text.set_fontweight("normal" if hollow else "bold")
+    axes.set_ylim(-0.6, len(panel.lines) - 0.25)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.3)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.margins(x=0.08)
+    axes.set_title(panel.title, fontsize=9.5)
 
 
 def p_words(p: float | None) -> str:

@@ -43,6 +43,29 @@ def verdict(attribute: str, contrast: LevelContrast, adjusted_for: Sequence[str]
     )
 
 
+def conflicting_pairs(contrast: LevelContrast) -> Estimate:
+    """AUROC of the pairs in which level and finding disagree, as the level goes with the finding or against it."""
+    area = contrast.fixed[0].auroc.value
+    return contrast.cross["bnsp" if area is not None and area < 0.5 else "bpsn"]
+
+
+def shortcut_words(attribute: str, contrast: LevelContrast) -> str | None:
+    """What is said where a score follows a level rather than the finding; None where that was not found.
+
+    It needs the association among negatives and conflicting pairs whose whole interval lies below .5.
+    """
+    pairs = conflicting_pairs(contrast)
+    if not contrast.associated or pairs.high is None or pairs.high >= 0.5:
+        return None
+    with_it, without = f"with {attribute} = {contrast.level}", "without it"
+    first, second = (without, with_it) if _way(contrast) == "higher" else (with_it, without)
+    return (
+        f"A shortcut: where {attribute} and the finding disagree the score follows {attribute}. Images with the "
+        f"finding {first} rank below images without the finding {second}: AUROC of these conflicting pairs "
+        f"{words(pairs)}, .5 being no order."
+    )
+
+
 def _direction(what: str, contrast: LevelContrast, adjusted_for: Sequence[str]) -> str:
     negatives = contrast.fixed[0]
     named = ", ".join(adjusted_for)
@@ -221,6 +244,7 @@ def sentences(report: Bias) -> list[str]:
     every = []
     for part in report.parts:
         every += [contrast.verdict for contrast in part.contrasts]
+        every += filter(None, (shortcut_words(part.attribute, contrast) for contrast in part.contrasts))
         every += gap_words(part)
         every += operating_words(part, report.prevalence)
         if part.by_size is not None:

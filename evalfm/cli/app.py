@@ -28,6 +28,7 @@ ORDER = (
         "compare",
         "bias",
         "counterfactual",
+        "robustness",
         "choose",
         "report",
         "export",

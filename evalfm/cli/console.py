@@ -362,6 +362,6 @@ NOTICE = (
 
 
 def print_notice(data: str | None, progress: Progress) -> None:
-    """Print the notice where ``data`` is the phantom."""
+    """Print the notice where ``data`` is the phantom that stands in for none."""
     if data in (None, "phantom"):
         progress.say(NOTICE)

@@ -21,7 +21,7 @@ def report(
 ) -> None:
     """Write one HTML file that opens offline: tables, intervals, curves, images, subgroups, methods and provenance.
 
-    A features.json in a named folder (see evalfm embed --similarity) becomes a section.
+    A features.json (evalfm embed --similarity) or robustness.json (evalfm robustness) in a named folder is a section.
 
     Examples:
 
@@ -33,6 +33,7 @@ def report(
     """
     from evalfm.analysis.report.page import report_page, write_tables
     from evalfm.analysis.report.section import FEATURES, read_features
+    from evalfm.analysis.robustness import ROBUSTNESS, Robustness
     from evalfm.data.atomic import write_atomically
     from evalfm.publishing import check_writable
 
@@ -46,8 +47,9 @@ def report(
             raise UnknownNameError("task among these runs", task, tasks)
         chosen = [run for run in chosen if run.task == task]
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
-    content = report_page(chosen, title, features).encode()
+    robustness = [Robustness.read(folder / ROBUSTNESS) for folder in runs if (folder / ROBUSTNESS).is_file()]
+    content = report_page(chosen, title, features, robustness).encode()
     write_atomically(out, content)
     typer.echo(f"Wrote {out} ({len(content) / 1e6:.1f} MB, {len(chosen)} runs)")
     if csv is not None:
-        typer.echo(f"Wrote {len(write_tables(chosen, csv, features))} tables into {csv}")
+        typer.echo(f"Wrote {len(write_tables(chosen, csv, features, robustness))} tables into {csv}")

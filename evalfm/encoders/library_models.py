@@ -211,7 +211,7 @@ def _tokenizer(card: EncoderCard, folder: Path) -> Any:
         return None
 
 
-def _padding(card: EncoderCard) -> dict[str, str]:
+def _padding(card: EncoderCard) -> dict[str, Any]:
     assert card.text_tower is not None
     return {"pad_token": "</s>"} if card.text_tower.arguments.get("pad_id") == 1 else {}
 
@@ -246,7 +246,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
         logging.disable(logging.WARNING)
         try:
             model: Any = open_clip.create_model(place, load_weights=False, pretrained_text=False)
-            tokenizer = open_clip.get_tokenizer(place) if reads else None
+            tokenizer: Any = open_clip.get_tokenizer(place) if reads else None
         except Exception as error:
             lines = str(error).splitlines() or [type(error).__name__]
             raise EvalfmError(f"open_clip cannot build {card.name} by itself ({lines[0][:200]}).") from None
@@ -254,7 +254,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
             logging.disable(logging.NOTSET)
     report = model.load_state_dict(read_checkpoint(origin, card.weights).tensors, strict=False)
     model.eval()
-    trunk = getattr(model.visual, "trunk", None)
+    trunk: Any = getattr(model.visual, "trunk", None)
     # None of a network of convolutions.
     blocks = getattr(trunk, "blocks", None) or getattr(getattr(model.visual, "transformer", None), "resblocks", None)
 
@@ -271,13 +271,12 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
         length = None if card.text_tower is None else card.text_tower.context_length
         return model.encode_text(tokenizer(list(sentences), context_length=length))
 
+    place = written.name if config else f"the card's settings: there is no {written.name}"
     return LibraryModel(
         run,
         [name for name in report.missing_keys if "text_cfg" in card.arguments or name.startswith("visual.")],
         report.unexpected_keys,
-        f"open_clip's model of {written.name}"
-        if config
-        else f"open_clip's model of the card's settings: no {written.name}",
+        f"open_clip's model of {place}",
         image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False) if config else None,
         text if reads else None,
     )
@@ -302,7 +301,7 @@ def _open_clip_folder(card: EncoderCard, origin: Path, config: dict[str, Any], f
         return False
     text = {RENAMED.get(name, name): each for name, each in model["text_cfg"].items() if name != "bert"}
     bert = card.arguments["text_cfg"].get("bert")
-    files = ()
+    files: tuple[str, ...] = ()
     if bert is not None:
         BertConfig(**bert).save_pretrained(folder)
         text |= {"hf_model_name": str(folder), "hf_tokenizer_name": str(folder)}

@@ -20,15 +20,16 @@ from evalfm.errors import EvalfmError
 def _ark(card: EncoderCard, origin: Path) -> LibraryModel:
     """timm's Swin, by timm's own conversion, and the projector behind it."""
     import timm
-    from timm.models.swin_transformer import checkpoint_filter_fn
+    from timm.models import swin_transformer
 
+    convert: Any = swin_transformer.checkpoint_filter_fn
     arguments = {name: each for name, each in card.arguments.items() if name not in ("backbone", "projector")}
     name, size = card.arguments["backbone"], card.preprocessing.input_size
     swin: Any = timm.create_model(name, pretrained=False, num_classes=0, img_size=size, **arguments).eval()
     tensors = read_checkpoint(origin, card.weights).tensors
     behind = {name: each for name, each in tensors.items() if name.startswith("projector.")}
     report = swin.load_state_dict(
-        checkpoint_filter_fn({name: each for name, each in tensors.items() if name not in behind}, swin), strict=False
+        convert({name: each for name, each in tensors.items() if name not in behind}, swin), strict=False
     )
 
     def run(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
@@ -47,8 +48,9 @@ def _ark(card: EncoderCard, origin: Path) -> LibraryModel:
 def _medimageinsight(card: EncoderCard, origin: Path) -> LibraryModel:
     """timm's DaViT, by timm's own conversion of Florence-2's names, and the projection behind it."""
     import timm
-    from timm.models.davit import checkpoint_filter_fn
+    from timm.models import davit as library
 
+    convert: Any = library.checkpoint_filter_fn
     arguments = {name: each for name, each in card.arguments.items() if name not in ("backbone", "projection")}
     name = card.arguments["backbone"]
     davit: Any = timm.create_model(name, pretrained=False, num_classes=0, **arguments).eval()
@@ -56,7 +58,7 @@ def _medimageinsight(card: EncoderCard, origin: Path) -> LibraryModel:
     projection = tensors.pop("image_projection")
     ends = {f"head.norm.{each}": tensors.pop(f"norms.{each}") for each in ("weight", "bias")}
     florence = {f"vision_tower.{name}": each for name, each in tensors.items() if not name.startswith("lang_")}
-    report = davit.load_state_dict(checkpoint_filter_fn(florence, davit) | ends, strict=False)
+    report = davit.load_state_dict(convert(florence, davit) | ends, strict=False)
 
     def run(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
         with outputs_of(davit.stages, card.map_layers) as maps:
@@ -85,8 +87,9 @@ def _biovil_t(card: EncoderCard, origin: Path) -> LibraryModel:
         cells = functional.conv2d(maps[-1], tensors["encoder.backbone_to_vit.weight"])
         fused = torch.cat([cells, tensors["encoder.missing_previous_emb"].expand_as(cells)], 1)
         hidden = functional.conv2d(fused, tensors["projector.model.0.weight"])
-        norm = [tensors[f"projector.model.1.{each}"] for each in ("running_mean", "running_var", "weight", "bias")]
-        hidden = functional.batch_norm(hidden, *norm).relu()
+        named = ("running_mean", "running_var", "weight", "bias")
+        mean, var, weight, bias = (tensors[f"projector.model.1.{each}"] for each in named)
+        hidden = functional.batch_norm(hidden, mean, var, weight, bias).relu()
         last = functional.conv2d(hidden, tensors["projector.model.3.weight"], tensors["projector.model.3.bias"])
         return (fused if card.pooling == "fused" else last).mean((2, 3)), [*maps, fused]
 
@@ -121,9 +124,9 @@ def _cxr_bert(card: EncoderCard, origin: Path) -> Text | None:
 
     def text(sentences: Sequence[str]) -> Tensor:
         cls = bert(**tokenizer(list(sentences), padding=True, return_tensors="pt")).last_hidden_state[:, 0]
-        norm = [tensors[f"cls_projection_head.LayerNorm.{each}"] for each in ("weight", "bias")]
+        weight, bias = (tensors[f"cls_projection_head.LayerNorm.{each}"] for each in ("weight", "bias"))
         hidden = functional.gelu(dense("dense_to_hidden", cls))
-        return dense("dense_to_output", functional.layer_norm(hidden, hidden.shape[-1:], *norm, eps=1e-12))
+        return dense("dense_to_output", functional.layer_norm(hidden, hidden.shape[-1:], weight, bias, eps=1e-12))
 
     return text
 

@@ -148,7 +148,7 @@ class EncoderRef:
         option = "--pooling" if pooling is not None else "--layers"
         if self.is_table:
             raise EvalfmError(f"{self.label} is a table of features, whose pooling was chosen; leave {option} out.")
-        if self.is_code or (self.kind == "object" and not isinstance(self.given, EncoderCard)):
+        if self.is_code:
             raise EvalfmError(
                 f"{self.label} is an encoder from code, which decides its own pooling; leave {option} out."
             )

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor
 
 from evalfm.data.geometry import Geometry
-from evalfm.data.images import is_constant
 from evalfm.data.manifest import Manifest
 from evalfm.encoders.preprocessing import Prepared, Preparer
 from evalfm.errors import EvalfmError
 from evalfm.features.kept_images import KeptImages
 from evalfm.features.memory import HOST, MEMORY, PINNED, MemoryBudget
 from evalfm.features.reader_pool import CannotStart, Read, ReaderPool
-from evalfm.features.reader_process import ImageFiles, constant_image
+from evalfm.features.reader_process import ImageFiles
 from evalfm.progress import SILENT, Progress
 from evalfm.workers.cores import reader_count
 
@@ -235,10 +234,9 @@ class ImageReader:
         if self._files is not None:
             return self._files.read(self._preparer, self._manifest.locator(row))
         began = time.thread_time()
+        # Nothing is wrong with the file where a change has left one value in every pixel.
         image = self._manifest.image(row)
         decoded = time.thread_time()
-        if is_constant(image):
-            raise EvalfmError(constant_image(float(image.pixels.flat[0])))
         prepared = self._preparer(image)
         return prepared, {"decode": decoded - began, "resize": time.thread_time() - decoded}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,21 +82,43 @@ class RunPredictor:
                 own = opened.enter_context(own.like(manifest=images, store=FeatureStore(Path(scratch))))
             trained = trained_sources(self.run, self.session, manifest, Path(scratch))
             sources: Sequence[FeatureSource] = list(map(opened.enter_context, trained)) or [own] * len(self.heads)
-            taken = range(len(self.heads)) if fold is None else [fold]
-            examples = [
-                Examples(sources[each], rows, np.empty((len(rows), 0)), manifest.patients[rows]) for each in taken
-            ]
-            heads = [self.heads[each] for each in taken]
-            return self._columns(heads, examples, self._operating(fold))
+            return self.answers_by(sources, rows, fold=fold)
+
+    def answers_by(
+        self,
+        sources: Sequence[FeatureSource],
+        rows: NDArray[np.intp],
+        *,
+        fold: int | None = None,
+        truth: Callable[[int], NDArray[np.bool_]] | None = None,
+    ) -> pd.DataFrame:
+        """``answers`` by features of the caller's: one source for each head.
+
+        Args:
+            sources: one per head.
+            rows: of the manifest.
+            fold: as in ``answers``.
+            truth: from a row to its masks, bool [K, H, W]; predicted masks are scored against it.
+        """
+        taken = range(len(self.heads)) if fold is None else [fold]
+        patients = self.manifest.patients[rows]
+        examples = [Examples(sources[each], rows, np.empty((len(rows), 0)), patients) for each in taken]
+        return self._columns([self.heads[each] for each in taken], examples, self._operating(fold), truth)
 
     def _operating(self, fold: int | None) -> Operating:
         each = self.run.record.chosen.each
         return Operating.recorded(each if fold is None else each[fold : fold + 1])
 
-    def _columns(self, heads: Sequence[Head], examples: Sequence[Examples], operating: Operating) -> pd.DataFrame:
+    def _columns(
+        self,
+        heads: Sequence[Head],
+        examples: Sequence[Examples],
+        operating: Operating,
+        truth: Callable[[int], NDArray[np.bool_]] | None,
+    ) -> pd.DataFrame:
         if isinstance(heads[0], DenseHead):
             dense = [head for head in heads if isinstance(head, DenseHead)]
-            return self._dense_columns(dense, examples, operating.thresholds)
+            return self._dense_columns(dense, examples, operating.thresholds, truth)
         names, kind = tuple(self.run.record.data.class_names), kind_of(self.task.kind)
         pooled = [head for head in heads if isinstance(head, PooledHead)]
         scores = np.mean([head.predict(each) for head, each in zip(pooled, examples, strict=True)], axis=0)
@@ -106,7 +128,11 @@ class RunPredictor:
         return columns.assign(**operating.columns(kind, names, scores))
 
     def _dense_columns(
-        self, heads: Sequence[DenseHead], examples: Sequence[Examples], thresholds: dict[str, float]
+        self,
+        heads: Sequence[DenseHead],
+        examples: Sequence[Examples],
+        thresholds: dict[str, float],
+        truth: Callable[[int], NDArray[np.bool_]] | None,
     ) -> pd.DataFrame:
         rows = []
         predicted = (head.predict(each) for head, each in zip(heads, examples, strict=True))
@@ -114,7 +140,8 @@ class RunPredictor:
             row = together[0][0]
             probability = sum((each for _, each in together[1:]), together[0][1]) / len(together)
             spacing = self.manifest.spacing_mm(row)
-            rows.append(dense_row(probability, None, thresholds, spacing, self.task.nsd_tolerance_mm))
+            known = None if truth is None else truth(row)
+            rows.append(dense_row(probability, known, thresholds, spacing, self.task.nsd_tolerance_mm))
         return pd.DataFrame(rows)
 
 

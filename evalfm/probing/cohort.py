@@ -10,7 +10,7 @@ import numpy as np
 import evalfm
 from evalfm.cards import validate
 from evalfm.data.manifest import Manifest, read_data
-from evalfm.data.phantom import make_phantom
+from evalfm.data.phantom import BUILT_IN, Dials, make_phantom
 from evalfm.data.registered import cache_folder, registered
 from evalfm.errors import EvalfmError
 from evalfm.probing.splits import limited
@@ -22,17 +22,17 @@ from evalfm.tasks.task import SHIPPED, TaskCard
 from evalfm.tasks.truth import masks_of
 
 PHANTOM = "phantom"
-PHANTOM_IMAGES = 400
 PHANTOM_SIZE = 256
 
 
-def default_phantom(progress: Progress) -> Manifest:
-    """The phantom that stands in where no data set is named: made once, then read from the cache."""
+def built_in_phantom(name: str, progress: Progress) -> Manifest:
+    """The phantom ``name`` of ``BUILT_IN``: made once, then read from the cache."""
+    images, dials = BUILT_IN[name]
     # Another version may draw or split it otherwise.
-    folder = cache_folder() / f"phantom-{PHANTOM_IMAGES}-{PHANTOM_SIZE}-{evalfm.__version__}"
+    folder = cache_folder() / f"{name}-{images}-{PHANTOM_SIZE}-{evalfm.__version__}"
     if not (folder / "dataset.yaml").is_file():
         try:
-            make_phantom(folder, n=PHANTOM_IMAGES, size=PHANTOM_SIZE, progress=progress)
+            make_phantom(folder, n=images, size=PHANTOM_SIZE, dials=Dials(**dials), name=name, progress=progress)
         except (EvalfmError, OSError):
             # Of several processes the first to finish made it: the same numbers give the same bytes.
             if not (folder / "dataset.yaml").is_file():
@@ -41,7 +41,7 @@ def default_phantom(progress: Progress) -> Manifest:
 
 
 def load_manifest(data: str | Path | Manifest | None, task: str, progress: Progress) -> Manifest:
-    """The manifest of a folder, a registered name, or the task's registered set; else the phantom.
+    """The manifest of a folder, a registered name, a built-in phantom, or the task's registered set; else the phantom.
 
     Raises:
         EvalfmError: there is no such data set, or it has faults.
@@ -49,8 +49,8 @@ def load_manifest(data: str | Path | Manifest | None, task: str, progress: Progr
     if isinstance(data, Manifest):
         return data
     name = str(data) if data is not None else (task if task in registered() else PHANTOM)
-    if name == PHANTOM and PHANTOM not in registered():
-        return default_phantom(progress)
+    if name in BUILT_IN and name not in registered():
+        return built_in_phantom(name, progress)
     return read_data(name)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,6 +17,7 @@ from evalfm.cautions import SYNTHETIC, sentences
 from evalfm.data.images import Image
 from evalfm.data.inpainting import Region, control_region, inpainted, widened, widening
 from evalfm.data.manifest import Manifest
+from evalfm.data.perturbations import ChangedImages
 from evalfm.encoders.encoder import Encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.applying import RunPredictor
@@ -80,30 +80,19 @@ class Erased:
 
 
 @dataclass(frozen=True, eq=False)
-class PaintedOver(Manifest):
+class PaintedOver(ChangedImages):
     """A manifest whose images come with a region painted over, in memory alone."""
 
     regions: Mapping[int, Region]
 
-    def image(self, row: int) -> Image:
+    def changed(self, image: Image, row: int) -> Image:
         """The image of ``row`` with its region filled in."""
-        image = super().image(row)
         return replace(image, pixels=inpainted(image.pixels, self.regions[row]))
 
-    def digest(self, row: int) -> str:
-        """Of the stored bytes and of what is painted over."""
-        return self._painted(super().digest(row), row)
-
-    def digests(self, rows: Sequence[int] | None = None, *, progress: Progress = SILENT) -> NDArray[np.object_]:
-        """As ``digest``, of ``rows``."""
-        wanted = range(len(self)) if rows is None else rows
-        digests = super().digests(rows, progress=progress)
-        return np.array([self._painted(each, row) for each, row in zip(digests, wanted, strict=True)], dtype=object)
-
-    def _painted(self, digest: str, row: int) -> str:
+    def mark(self, row: int) -> bytes:
+        """Where its region lies."""
         region = self.regions[row]
-        place = f"{digest} {region.top} {region.left} {region.shape.shape}"
-        return hashlib.sha256(place.encode() + np.packbits(region.shape).tobytes()).hexdigest()
+        return f"{region.top} {region.left} {region.shape.shape}".encode() + np.packbits(region.shape).tobytes()
 
 
 def erase(

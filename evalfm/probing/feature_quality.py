@@ -143,7 +143,26 @@ def _pair(
 
 def _drawn(manifest: Manifest, images: int, seed: int) -> NDArray[np.intp]:
     """Rows of whole patients in random order until ``images`` would be passed, sorted."""
-    patient = manifest.patients.astype(str)
+    rows = draw_patients(manifest.patients, images, seed)
+    if len(rows) < 2 * NEIGHBOURS:
+        raise EvalfmError(
+            f"{manifest.info.name} has {len(rows)} images; feature quality needs {2 * NEIGHBOURS} at least."
+        )
+    return rows
+
+
+def draw_patients(patients: NDArray[np.object_], images: int, seed: int) -> NDArray[np.intp]:
+    """Positions of whole patients in random order until ``images`` would be passed, sorted.
+
+    Args:
+        patients: patient id of each row, [N].
+        images: at most so many.
+        seed: of the order, which does not depend on that of the rows.
+
+    >>> draw_patients(np.array(["a", "b", "b", "c"], dtype=object), 3, seed=0).tolist()
+    [0, 3]
+    """
+    patient = patients.astype(str)
     order = np.random.default_rng(seed).permutation(np.unique(patient))
     place = {name: number for number, name in enumerate(order.tolist())}
     ranked = np.argsort([place[name] for name in patient.tolist()], kind="stable")
@@ -151,9 +170,4 @@ def _drawn(manifest: Manifest, images: int, seed: int) -> NDArray[np.intp]:
     # The last patient comes whole or not at all, unless it is the only one.
     while 0 < taken < len(ranked) and patient[ranked[taken]] == patient[ranked[taken - 1]]:
         taken -= 1
-    rows = np.sort(ranked[:taken])
-    if len(rows) < 2 * NEIGHBOURS:
-        raise EvalfmError(
-            f"{manifest.info.name} has {len(rows)} images; feature quality needs {2 * NEIGHBOURS} at least."
-        )
-    return rows.astype(np.intp)
+    return np.sort(ranked[:taken]).astype(np.intp)

@@ -82,6 +82,22 @@ def held_out_images(
     return HeldOutImages(cohort, ((None, keep),), _counted(cohort, *reasons))
 
 
+def own_data(run: Run, progress: Progress) -> Manifest:
+    """The data set that ``run`` names; whether it is the run's own, ``held_out_images`` sees.
+
+    Raises:
+        EvalfmError: it is not registered here.
+    """
+    name = run.record.data.name
+    candidates: list[str | Path] = [name, *_registered_as(name)]
+    for candidate in candidates:
+        try:
+            return load_manifest(candidate, run.task, progress)
+        except EvalfmError:
+            continue
+    raise EvalfmError(f"The data of {run.folder}, {name}, are not registered here; name their folder with --data.")
+
+
 def _splits_of(run: Run, cohort: Cohort, options: SplitOptions) -> list[Split] | None:
     """The splits of ``cohort`` where it is the one that ``run`` learned from; else None."""
     try:

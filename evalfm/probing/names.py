@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from evalfm.data.phantom import BUILT_IN
 from evalfm.data.phantom import LABELS as PHANTOM_LABELS
 from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderLike, EncoderRef, find_alias
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from evalfm.data.manifest import Manifest
 Result = TypeVar("Result")
 
-PHANTOM = "phantom"
 RUN_FILE = "run.json"
 
 
@@ -164,7 +164,7 @@ def is_task(text: str, data: str | Path | Manifest | None = None) -> bool:
 
 
 def _is_phantom(data: object) -> bool:
-    return data is None or (data == PHANTOM and PHANTOM not in registered())
+    return data is None or (isinstance(data, str) and data in BUILT_IN and data not in registered())
 
 
 def _labels_of(data: str | Path | Manifest | None) -> list[str] | None:

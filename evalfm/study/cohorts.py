@@ -128,7 +128,9 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
             faults.append(str(error))
             continue
         sizes = {
-            subset: _assumed(images, subset, study) for subset in study.subsets_of(entry) if not unserved(subset, card)
+            subset: _assumed(images, subset, study, entry)
+            for subset in study.subsets_of(entry)
+            if not unserved(subset, card)
         }
         data = study.data_of(entry)[0]
         # How many classes one column holds only the data tell; there are two at least.
@@ -137,8 +139,8 @@ def assume_all(study: Study, images: int) -> tuple[TaskCohorts, list[str]]:
     return cohorts, list(dict.fromkeys(faults))
 
 
-def _assumed(images: int, subset: SubsetOptions, study: Study) -> tuple[Sizes, ...]:
-    folds, shots, fraction = study.folds, subset.shots, subset.label_fraction
+def _assumed(images: int, subset: SubsetOptions, study: Study, entry: TaskEntry) -> tuple[Sizes, ...]:
+    folds, shots, fraction = study.images_of(entry)["folds"], subset.shots, subset.label_fraction
     if subset.episodes and shots:
         return (_episode(shots, study.queries, MIN_CLASSES),)
     val, test = round(SHARES[1] * images), round(SHARES[2] * images)
@@ -181,16 +183,17 @@ class _SubsetFaults(Exception):
 
 
 def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
-    data, test_where = study.data_of(entry)
+    chosen = study.images_of(entry)
+    data, limit = chosen["data"], chosen["limit"]
     manifest = manifests.get(data)
     card = resolve_task(entry.name, manifest)
     manifest.validate(deep=True, findings=masks_of(card, manifest))
-    cohort = limited(select_cohort(card, manifest, study.where), study.limit)
+    cohort = limited(select_cohort(card, manifest, study.where), limit)
     test = None
     if study.test_data is not None:
         outside = manifests.get(study.test_data)
         outside.validate(deep=True, findings=masks_of(card, outside))
-        test = matching_test(cohort, limited(select_cohort(card, outside, study.where), study.limit))
+        test = matching_test(cohort, limited(select_cohort(card, outside, study.where), limit))
     sizes: dict[SubsetOptions, tuple[Sizes, ...]] = {}
     used: list[NDArray[np.intp]] = []
     faults: list[str] = []
@@ -198,7 +201,7 @@ def _select(study: Study, entry: TaskEntry, manifests: Manifests) -> TaskCohort:
         if unserved(subset, card) or (subset.base_to_novel and len(cohort.class_names) < FEWEST_TO_HALVE):
             continue
         try:
-            sizes[subset] = _sizes(study, test_where, cohort, test, subset, used)
+            sizes[subset] = _sizes(study, entry, cohort, test, subset, used)
         except EvalfmError as error:
             where = "" if subset == SubsetOptions() else f" ({subset.label})"
             faults.append(f"{entry.name}{where}: {error}")
@@ -218,7 +221,7 @@ def idle_without_shots(study: Study, subset: SubsetOptions) -> dict[str, int | N
 
 def _sizes(
     study: Study,
-    test_where: str | None,
+    entry: TaskEntry,
     cohort: Cohort,
     test: Cohort | None,
     subset: SubsetOptions,
@@ -226,7 +229,7 @@ def _sizes(
 ) -> tuple[Sizes, ...]:
     """The sizes of the first seed's splits, once every seed has its own; their positions are added to ``used``."""
     content = {name: getattr(study, name) for name in DataOptions.model_fields} | subset.model_dump()
-    content |= {"test_where": test_where, **idle_without_shots(study, subset)}
+    content |= study.images_of(entry) | idle_without_shots(study, subset)
     options = checked(SplitOptions, content)
     by_seed = [make_splits(cohort, options, subset_seed=seed) for seed in range(study.seeds)]
     for split in (split for splits in by_seed for split in splits):

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from evalfm.cards import CardModel, Option, read_yaml, validate
 from evalfm.config import Baselines, EvaluationOptions, HeadOptions
+from evalfm.data.phantom import BUILT_IN
 from evalfm.encoder_options import EncoderOptions, Layers
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.paths import user_path
@@ -20,7 +21,6 @@ from evalfm.split_options import DataOptions, SubsetOptions
 from evalfm.tasks.kinds import KindName
 from evalfm.training.recipe import Adaptation
 
-PHANTOM = "phantom"
 PLAN = "Plan of what is not here"
 
 
@@ -47,12 +47,16 @@ class TaskEntry(HeadOptions):
         name: a task card's name or path, or a label column.
         heads: in place of the study's; None takes those.
         data: another data set than the study's, for this task alone; then ``test_where`` is its own too.
+        folds: in place of the study's; None takes those.
+        limit: at most so many images of this task, however many the study allows.
         base_to_novel: false leaves the study's base-to-novel column out for this task.
     """
 
     name: str
     data: str | None = None
     test_where: str | None = None
+    folds: int | None = Field(None, ge=2)
+    limit: int | None = Field(None, ge=1)
     base_to_novel: bool = True
 
     @model_validator(mode="after")
@@ -136,7 +140,7 @@ class Study(EvaluationOptions, DataOptions):
             each task's own.
         adaptations: what of the encoders is trained.
         supervised: networks beside the grid.
-        on_phantom: keys that take another value where the data are the phantom.
+        on_phantom: keys that take another value where the data are a built-in phantom.
     """
 
     schema_version: Literal[1, 2] = Field(2, alias="schema")
@@ -222,6 +226,13 @@ class Study(EvaluationOptions, DataOptions):
         """The data set of ``task`` and which of its patients are put into test."""
         return (self.data, self.test_where) if task.data is None else (task.data, task.test_where)
 
+    def images_of(self, task: TaskEntry) -> dict[str, Any]:
+        """Which images ``task`` takes, as options of a probe: data, whose patients are tested, folds and limit."""
+        data, test_where = self.data_of(task)
+        limits = [each for each in (self.limit, task.limit) if each is not None]
+        folds = self.folds if task.folds is None else task.folds
+        return {"data": data, "test_where": test_where, "folds": folds, "limit": min(limits, default=None)}
+
     def changed(self, **changes: Any) -> Study:
         """The same study with other values, checked anew.
 
@@ -237,7 +248,7 @@ class Study(EvaluationOptions, DataOptions):
         if data is not None:
             tasks = {task.name: task.model_dump() | {"data": None, "test_where": None} for task in study.tasks}
             study = study.changed(data=data, tasks=list(tasks.values()))
-        if study.data == PHANTOM and study.on_phantom:
+        if study.data in BUILT_IN and study.on_phantom:
             study = study.changed(**study.on_phantom)
         return study
 

@@ -162,7 +162,7 @@ class _Row:
         options: dict[str, Any] = {name: getattr(study, name) for each in groups for name in each.model_fields}
         options |= {name: getattr(encoder, name) for name in EncoderOptions.model_fields}
         options |= self.subset.model_dump()
-        options["data"], options["test_where"] = study.data_of(self.task)
+        options |= study.images_of(self.task)
         options["baselines"] = baselines
         if not kind_of(self.cohort.card.kind).yes_or_no:
             options["threshold"] = None
@@ -295,9 +295,9 @@ def _chosen(study: Study, named: list[EncoderEntry], grid: Grid) -> list[Encoder
             found.setdefault(
                 chosen.model_copy(update={"pooling": ATTENTIVE if by_head else None}).model_dump_json(), chosen
             )
-    for pair, error in refused.items():
+    for pair, reason in refused.items():
         if pair not in taken:
-            grid.refuse(error)
+            grid.refuse(reason)
     return list(found.values())
 
 

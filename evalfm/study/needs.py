@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evalfm.cards import read_yaml
+from evalfm.data.phantom import BUILT_IN
 from evalfm.data.registered import registered
 from evalfm.encoders import hub
 from evalfm.encoders.card import EncoderCard
@@ -21,14 +22,7 @@ from evalfm.heads.registry import list_heads
 from evalfm.paths import user_path
 from evalfm.progress import SILENT, Progress
 from evalfm.study.cohorts import Manifests, select_cohorts
-from evalfm.study.config import (
-    PHANTOM,
-    AbsentDataError,
-    Study,
-    configs,
-    load_study,
-    study_name_faults,
-)
+from evalfm.study.config import AbsentDataError, Study, configs, load_study, study_name_faults
 from evalfm.tasks.task import load_task, task_names
 
 STUDY, TEXT = "study", "text"
@@ -244,7 +238,7 @@ def _reads_text(study: Study) -> bool:
 
 
 def _is_here(name: str) -> bool:
-    return name == PHANTOM or name in registered() or user_path(name, "The data set").exists()
+    return name in BUILT_IN or name in registered() or user_path(name, "The data set").exists()
 
 
 @dataclass(frozen=True)

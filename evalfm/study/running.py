@@ -121,10 +121,10 @@ def run_study(
     >>> from evalfm.data.phantom import make_phantom
     >>> from evalfm.study.config import load_study
     >>> _ = make_phantom("small", n=100, size=64)
-    >>> study = load_study("demo").on("small").only(encoders=("pixels",), tasks=("ptx-cls",))
+    >>> study = load_study("demo").on("small").only(tasks=("ptx-cls",))
     >>> runs = run_study(study.changed(baselines="none", heads=["linear"]), "runs")
     >>> [(run.encoder, run.head) for run in runs]
-    [('pixels', 'linear')]
+    [('squeezenet1-0.caffe', 'linear')]
     """
     folder, machine = Path(out), machine or MachineOptions()
     manifests, watch = manifests or Manifests(progress), watch or Sayer(progress)

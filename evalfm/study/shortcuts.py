@@ -9,6 +9,7 @@ import numpy as np
 
 from evalfm.data.dataset_info import DATASET_FILE, read_dataset_info
 from evalfm.data.manifest import Manifest
+from evalfm.data.phantom import BUILT_IN
 from evalfm.data.registered import registered
 from evalfm.encoders.reference import EncoderRef
 from evalfm.errors import EvalfmError
@@ -17,7 +18,7 @@ from evalfm.probing.splits.association import CURVE
 from evalfm.record import IMPORTED
 from evalfm.run import Run
 from evalfm.study.cohorts import Manifests
-from evalfm.study.config import PHANTOM, Study
+from evalfm.study.config import Study
 from evalfm.tasks.kinds import kind_of
 
 FOLDS = 5
@@ -149,7 +150,8 @@ def _data_of(run: Run, manifests: Manifests) -> tuple[str, Manifest]:
     """
     name = run.record.config.data or run.record.data.name
     known = [each for each, folder in registered().items() if each == name or _calls_itself(folder, name)]
-    candidates = [*known, *([PHANTOM] if name.startswith(PHANTOM) and PHANTOM not in known else [])]
+    drawn = name if name in BUILT_IN else "phantom" if name.startswith("phantom") else None
+    candidates = [*known, *([drawn] if drawn and drawn not in known else [])]
     tested = run.predictions().query("split == 'test'")["id"].tolist()
     for each in candidates:
         manifest = manifests.get(each)

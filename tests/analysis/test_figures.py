@@ -8,10 +8,20 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from sklearn.metrics import roc_curve
 
 from evalfm.analysis import figures
-from evalfm.analysis.figures import Caption, draw_calibration, draw_net_benefit, draw_roc, mean_roc
+from evalfm.analysis.figures import (
+    Caption,
+    Panel,
+    PanelRow,
+    draw_calibration,
+    draw_forest,
+    draw_net_benefit,
+    draw_roc,
+    mean_roc,
+)
 from evalfm.statistics.calibration_curve import calibration_curve
 from evalfm.statistics.estimate import Estimate
 from evalfm.statistics.net_benefit import net_benefit
@@ -102,6 +112,33 @@ def test_the_net_benefit_picture_shows_the_model_and_acting_always(
     shown = found.thresholds <= 3 * target.mean()
     assert lines[0] == (pytest.approx(found.thresholds[shown]), pytest.approx(found.model[shown]))
     assert lines[1][1] == pytest.approx(found.treat_all[shown])
+
+
+def test_a_forest_has_the_real_encoder_filled_and_baselines_hollow_on_one_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: kept.append(figure))
+    real, hollow, absent = Estimate(0.8, 0.7, 0.9), Estimate(0.4, 0.3, 0.5), Estimate.absent("none")
+    one = Panel("one", [("net", real, False), ("pixels", hollow, True)], 0.5)
+    other = Panel("other", [("net", Estimate(0.6, 0.55, 0.65), False), ("pixels", absent, True)], 0.5)
+    draw_forest(tmp_path / "forest.png", [PanelRow([one, other], "row", "note")], Caption("title", ("phantom data",)))
+    (figure,) = kept
+    first, second = figure.subfigs[0].axes
+    assert [text.get_text() for text in first.get_yticklabels()] == ["pixels", "net"]
+    assert [text.get_text() for text in second.get_yticklabels()] == ["", ""]
+    assert first.get_xlim() == second.get_xlim()
+    points = [line for line in first.lines if line.get_marker() == "o"]
+    assert [(float(line.get_xdata()[0]), float(line.get_ydata()[0])) for line in points] == [(0.4, 0.0), (0.8, 1.0)]
+    assert [line.get_markerfacecolor() == "white" for line in points] == [True, False]
+    spans = [
+        list(line.get_xdata()) for line in first.lines if line.get_marker() == "None" and len(line.get_xdata()) == 2
+    ]
+    assert [0.3, 0.5] in spans
+    assert [0.7, 0.9] in spans
+    assert len([line for line in second.lines if line.get_marker() == "o"]) == 1
+    assert {text.get_text() for text in first.texts} == {"0.400", "0.800"}
+    assert figure.get_suptitle() == "title\nphantom data"
 
 
 def test_what_is_no_probability_or_of_one_class_is_not_drawn(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,12 @@ from sklearn.metrics import confusion_matrix
 from typer.testing import CliRunner
 
 from evalfm.analysis.bias_of_values import bias_of_values
-from evalfm.analysis.report.methods import methods_paragraph
+from evalfm.analysis.report.methods import methods_paragraph, untrained_words
 from evalfm.analysis.report.page import report_page
 from evalfm.analysis.report.svg import Chart, ChartAxis, spanning
 from evalfm.analysis.report.tables import Signed, table
 from evalfm.analysis.report.task import sections
+from evalfm.cautions import RANDOM_WEIGHTS
 from evalfm.cli.app import app
 from evalfm.errors import EvalfmError
 from evalfm.features.cost import Cost
@@ -294,6 +296,43 @@ def test_the_methods_say_what_was_random_and_synthetic(tmp_path: Path) -> None:
     assert "synthetic" not in text
     assert "Patients were not known everywhere" in text
     assert "Set beside the encoders as baselines: constant." in text
+
+
+def test_a_banner_says_which_encoder_has_random_weights(tmp_path: Path) -> None:
+    table = binary_table(signal(TARGET, 2.0, 0), TARGET)
+    drawn: dict[str, Any] = {"made": {"random_weights": True}, "cautions": [RANDOM_WEIGHTS]}
+    trained = make_run(tmp_path, table, encoder="net")
+    beside = make_run(tmp_path, binary_table(signal(TARGET, 0.1, 1), TARGET), encoder="net", baseline=True, **drawn)
+    alone = make_run(tmp_path, binary_table(signal(TARGET, 0.2, 2), TARGET), encoder="random:net", **drawn)
+    for found, named in (
+        ([trained, beside], "net (a baseline)"),
+        ([trained, alone], "random:net"),
+        ([trained, beside, alone], "random:net and net (a baseline)"),
+    ):
+        said = f"Random weights: {named}; such figures say nothing about the published encoder."
+        assert untrained_words(found) == said
+        page = report_page(found)
+        assert page.count(said) == 2, "once as a banner, once under methods"
+        assert RANDOM_WEIGHTS.sentence not in page
+    assert untrained_words([trained]) == ""
+    assert "Random weights:" not in report_page([trained])
+
+
+def tied(seed: int, *, tube: float, finding: float) -> pd.DataFrame:
+    """Tubes go with the finding; the score sees either as strongly as it is told."""
+    generator = np.random.default_rng(seed)
+    tubes = generator.random(300) < np.where(TARGET, 0.7, 0.15)
+    raw = tube * tubes + finding * TARGET + generator.normal(size=300)
+    return binary_table(1 / (1 + np.exp(-raw)), TARGET).assign(chest_tube=tubes.astype(float))
+
+
+def test_a_shortcut_is_named_in_the_summary_where_the_score_follows_it_and_only_there(tmp_path: Path) -> None:
+    follows = make_run(tmp_path, tied(10, tube=3.0, finding=0.0), encoder="follows", task_card=SUBGROUPS)
+    (found,) = sections([follows])
+    assert "follows · linear: A shortcut: where chest_tube and the finding disagree the score follows" in found.words
+    sees = make_run(tmp_path, tied(11, tube=0.0, finding=3.0), encoder="sees", task_card=SUBGROUPS)
+    (found,) = sections([sees])
+    assert "shortcut" not in found.words
 
 
 def test_a_table_as_csv_has_every_digit_and_no_formula() -> None:

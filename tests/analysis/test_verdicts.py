@@ -13,7 +13,7 @@ from evalfm.analysis.contrasts import (
     SizeTest,
     ValueOutcome,
 )
-from evalfm.analysis.verdicts import family_words, operating_words, size_verdict, value_verdict, verdict
+from evalfm.analysis.verdicts import family_words, operating_words, shortcut_words, size_verdict, value_verdict, verdict
 from evalfm.statistics.adjusted import AdjustedEffect
 from evalfm.statistics.association import Effect
 from evalfm.statistics.estimate import Estimate
@@ -35,6 +35,32 @@ def contrast(
         separated,
     )
     return LevelContrast("AP", {}, None, None, {0: fixed, 1: fixed}, Effect(None, reason="none"), p, "", area_p)
+
+
+def disagreeing(effect: float, area: float, p: float, **pairs: Estimate) -> LevelContrast:
+    blind = Estimate(0.5, 0.45, 0.55)
+    return replace(contrast(effect, p, area, p), cross={"bpsn": blind, "bnsp": blind, **pairs})
+
+
+WRONG, OPEN = Estimate(0.2, 0.1, 0.4), Estimate(0.4, 0.3, 0.5)
+
+
+def test_a_shortcut_needs_the_association_and_conflicting_pairs_in_the_wrong_order():
+    said = shortcut_words("tube", disagreeing(0.9, 0.8, 0.001, bpsn=WRONG))
+    assert said is not None
+    assert "finding without it rank below images without the finding with tube = AP" in said
+    assert "conflicting pairs 0.200 [0.100, 0.400]" in said
+    against = shortcut_words("tube", disagreeing(-0.9, 0.2, 0.001, bnsp=WRONG))
+    assert against is not None
+    assert "finding with tube = AP rank below images without the finding without it" in against
+    for nothing in (
+        disagreeing(0.9, 0.8, 0.3, bpsn=WRONG),
+        disagreeing(0.9, 0.8, 0.001, bpsn=OPEN),
+        disagreeing(0.9, 0.8, 0.001, bnsp=WRONG),
+        disagreeing(-0.9, 0.2, 0.001, bpsn=WRONG),
+        disagreeing(0.9, 0.8, 0.001, bpsn=Estimate.absent("few patients")),
+    ):
+        assert shortcut_words("tube", nothing) is None
 
 
 CASES = {

@@ -127,6 +127,7 @@ REFUSED = (
     ("study", "wrong.yaml"),
     ("predict", "nowhere", "--data", "nowhere"),
     ("counterfactual", "nowhere"),
+    ("robustness", "nowhere"),
     ("show", "encoder", "hgo"),
     ("show", "task", "ptx-csl"),
     ("show", "data", "nowhere"),

@@ -59,9 +59,11 @@ BASE: dict[str, list[str]] = {
     "compare": ["runs={run}"],
     "bias": ["models={run}", "--by=sex"],
     "counterfactual": ["run={run}", "--data={others}", "--mask=square"],
+    "robustness": ["runs={run}", "--data={data}", "--perturbations=gamma=2"],
     "choose": ["runs={run}", "--task=square"],
     "sample-size": ["--auroc=.8", "--width=.1"],
     "report": ["runs={run}", "--out={out}"],
+    "export": ["runs={run}", "--out={out}", "--format=csv", "--figures=none"],
     "embed": ["--encoder=pixels", "--data={data}", "--out={out}.parquet"],
     "fetch": ["names=hog", "--dry-run"],
     "doctor": ["--encoder=resnet18", "--weights=random"],
@@ -71,6 +73,7 @@ BASE: dict[str, list[str]] = {
     "show task": ["name=ptx-cls"],
     "show data": ["name={data}"],
     "show run": ["folder={run}"],
+    "show image": ["folder={run}"],
     "data join": ["folder={data}", "--with={bad}/other.csv", "--join-on=id", "--label=odd"],
     "data overlap": ["one={data}"],
     "data import": ["source=table", "--root={data}", "--csv={bad}/table.csv", "--out={out}", "--image=image",
@@ -92,8 +95,10 @@ predict: run data weights encoder
 compare: runs
 bias: models
 counterfactual: run data trained_on weights encoder
+robustness: runs data trained_on weights encoder
 choose: runs
 report: runs
+export: runs
 embed: encoder data weights
 fetch: names
 doctor: encoder weights
@@ -103,6 +108,7 @@ show encoder: name
 show task: name
 show data: name
 show run: folder
+show image: folder data
 data join: folder other
 data overlap: one other
 data import: root official label_table mapping csv
@@ -118,7 +124,9 @@ probe: out
 study: out
 predict: out
 bias: out
+robustness: out
 report: csv
+export: out
 data import: out
 data split: export
 data make: out
@@ -126,7 +134,10 @@ data import-predictions: out
 """
 WRITTEN_FILE = """
 bias: html markdown
+robustness: html
 report: out
+export: archive
+show image: out
 convert: out
 data overlap: out
 embed: out
@@ -140,8 +151,11 @@ predict: device
 compare: task head metric reference cohort average_over label_noise
 bias: by adjust task label target score patient lesion_area device label_noise
 counterfactual: mask device
+robustness: perturbations by device
 choose: task max_params licence cohort average_over
 report: task title
+export: format figures task metrics
+show image: ids label
 embed: devices address where shard pooling layers
 doctor: precision device
 ls runs: metrics

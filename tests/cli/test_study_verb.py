@@ -90,7 +90,7 @@ def test_a_failed_cell_is_told_and_the_status_says_so(config: Path, tmp_path: Pa
     ("arguments", "said"),
     [
         (["demmo"], "demo"),
-        (["demo", "--encoder", "hogg"], "hog"),
+        (["demo", "--encoder", "pixel"], "pixels"),
         (["demo", "--images", "100"], "--plan"),
         (["demo", "--weights", "mine.safetensors"], "YAML"),
         (["feature-quality"], "evalfm data register DIR --name siim-acr"),

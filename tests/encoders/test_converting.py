@@ -433,6 +433,24 @@ def test_torchxrayvisions_file_becomes_the_encoders_weights(
         load_encoder("xrv-densenet121-all", weights=tmp_path / "other.safetensors")
 
 
+def test_the_librarys_own_module_gives_its_own_features(tmp_path: Path) -> None:
+    library = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
+    torch.manual_seed(0)
+    model = library.models.DenseNet(weights=None, num_classes=18, in_channels=1).eval()
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.running_mean.normal_(std=0.1)
+                module.running_var.uniform_(0.5, 1.5)
+    torch.save(model, tmp_path / "xrv.pt")
+    convert(examine(tmp_path / "xrv.pt"), tmp_path / "xrv.safetensors")
+    encoder = load_encoder("xrv-densenet121-all", weights=tmp_path / "xrv.safetensors")
+    batch = torch.randn(2, 1, 224, 224) * 400
+    with torch.no_grad():
+        expected = model.features2(batch)
+    assert torch.allclose(encoder.encode(batch).pooled, expected, atol=1e-6 * float(expected.abs().max()))
+
+
 def test_the_card_tells_how_to_have_the_weights() -> None:
     with pytest.raises(EvalfmError, match=r"mlmed/torchxrayvision/releases.*evalfm convert"):
         load_encoder("xrv-densenet121-all")

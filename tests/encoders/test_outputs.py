@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -134,6 +135,23 @@ def test_each_pooling_of_a_column_of_blocks(family: str, layer: int) -> None:
         assert not any(torch.allclose(mine, each, atol=1e-3) for each in others)
 
 
+def narrow(name: str) -> EncoderCard:
+    return find_card(name).model_copy(update=EXPECTED[name].narrow)
+
+
+@pytest.mark.parametrize(
+    "make", [dinov2, clip, *(partial(narrow, name) for name in ("dinov3-vits16", "chexzero", "swin-base"))]
+)
+def test_of_several_layers_the_deepest_is_pooled(make: Callable[[], EncoderCard]) -> None:
+    card = make()
+    pooling = "cls-mean" if card.prefix_tokens else "mean"
+    both, deep, shallow = (opened(card, pooling, f"layers-{each}") for each in ("0-2", "2", "0"))
+    pixels = batch(both)
+    assert torch.equal(both.encode(pixels).pooled, deep.encode(pixels).pooled)
+    other = shallow.encode(pixels).pooled
+    assert other.shape != (2, both.pooled_dim) or not torch.allclose(other, both.encode(pixels).pooled, atol=1e-3)
+
+
 @pytest.mark.parametrize("family", ["siglip", "clip"])
 def test_what_is_computed_behind_the_last_block_stays_whatever_the_maps_are(family: str) -> None:
     pooling = {"siglip": "map", "clip": "projection"}[family]
@@ -178,6 +196,18 @@ def test_both_side_by_side_are_each_of_them_exactly(name: str, words: list[str])
         assert not torch.allclose(features[pooling][0], features[pooling][1], atol=1e-6)
     assert torch.equal(features["cls-mean"], torch.cat([features["cls"], features["mean"]], dim=1))
     assert not torch.allclose(features["cls"], features["mean"], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["chexzero", "biomedclip"])
+def test_the_class_token_of_open_clip_is_what_its_projection_takes(name: str) -> None:
+    card = find_card(name).model_copy(update=EXPECTED[name].narrow)
+    encoder = opened(card, "cls")
+    model: Any = encoder.model
+    pixels = batch(encoder)
+    cls = encoder.encode(pixels).pooled
+    with torch.no_grad():
+        projected = cls @ model.proj if name == "chexzero" else model.head(cls)
+        assert torch.allclose(projected, model(pixels), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("layer", [3, 7, 11])

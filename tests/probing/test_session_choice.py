@@ -20,6 +20,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.encoders import load_encoder
 from evalfm.errors import EvalfmError
 from evalfm.probing.embedding import embed
+from evalfm.probing.feature_quality import feature_quality
 from evalfm.probing.predict import predict
 from evalfm.probing.probe import probe
 from evalfm.run import Run
@@ -148,6 +149,13 @@ def test_baselines_have_no_part_in_the_choice(films: Manifest, tmp_path: Path) -
         NETWORK, "square", data=films, heads="linear", out=tmp_path, pooling="mean", layers="2", input_size=32, refits=0
     )
     assert [run.encoder for run in runs if run.is_baseline] == ["constant", "metadata", "pixels"]
+
+
+def test_likeness_without_labels_is_of_the_choice(films: Manifest) -> None:
+    options: dict[str, Any] = {"images": 20, "input_size": 32, "devices": "cpu"}
+    found = feature_quality([NETWORK, "random:test_vit2"], films, pooling="cls-mean", layers="2", **options)
+    said = [(each["encoder"], each["dimensions"]) for each in found["encoders"]]
+    assert said == [(f"{NETWORK}@cls-mean@layers-2", 128), ("random:test_vit2@cls-mean@layers-2", 128)]
 
 
 def test_precomputed_features_refuse_it(films: Manifest, tmp_path: Path) -> None:

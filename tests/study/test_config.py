@@ -119,6 +119,20 @@ def test_other_data_are_for_every_task_and_the_phantom_has_its_own_values():
     assert made.on(None) == made
 
 
+def test_a_task_has_folds_in_place_of_the_studys_and_never_more_images_than_it():
+    tasks = ["ptx-cls", {"name": "ctr", "folds": 5, "limit": 40}, {"name": "ptx-seg", "limit": 400}]
+    made = study(tasks=tasks, limit=100, test_where="age > 50", folds=None)
+    expected = [(None, 100), (5, 40), (None, 100)]
+    assert [(found["folds"], found["limit"]) for found in map(made.images_of, made.tasks)] == expected
+    assert {found["test_where"] for found in map(made.images_of, made.tasks)} == {"age > 50"}
+    free = study(tasks=tasks, folds=3)
+    assert [(found["folds"], found["limit"]) for found in map(free.images_of, free.tasks)] == [
+        (3, None),
+        (5, 40),
+        (3, 400),
+    ]
+
+
 def test_a_part_of_a_study_takes_its_baselines_along():
     whole = study(
         encoders=["pixels", "hog"],

@@ -153,6 +153,17 @@ def test_a_task_on_two_data_sets_has_cells_for_both():
     assert len({cell.key for cell in cells}) == 2
 
 
+def test_folds_and_limit_of_a_task_reach_its_cells_and_its_sizes():
+    tasks = ["ptx-cls", {"name": "ctr", "folds": 4, "limit": 40}]
+    study = Study.model_validate(
+        {"name": "s", "title": "S", "data": "films", "encoders": ["pixels"], "tasks": tasks, "schema": 2, "limit": 80}
+    )
+    cohorts = assume_all(study, 100)[0]
+    cells = expand(study, cohorts).cells
+    assert [(cell.task, cell.folds, cell.limit) for cell in cells] == [("ptx-cls", None, 80), ("ctr", 4, 40)]
+    assert [len(cohorts[cell.task, "films"].sizes_of(cell)) for cell in cells] == [1, 4]
+
+
 def test_text_heads_need_a_tower_and_they_alone_take_the_sentences():
     asked = {"name": "ptx-cls", "prompts": "mine.yaml", "heads": ["zeroshot", "linear"]}
     found = grid(encoders=["chexzero", "resnet50"], tasks=[asked, "ptx-size"], threshold="f1")

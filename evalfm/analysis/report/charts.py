@@ -218,8 +218,22 @@ def shortcut(metric: str, attribute: str, curves: Sequence[tuple[str, Points]]) 
     return _lines("Shortcut curve", label, "phi {:g}", metric, curves, logarithmic=False)
 
 
+def strengths(
+    title: str, label: str, what: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
+) -> Markup | None:
+    """``what`` a perturbation changes against its strength, per encoder; None where none has a value."""
+    return _lines(title, label, "{:g}", what, curves, logarithmic=logarithmic, size=(400, 260))
+
+
 def _lines(
-    title: str, label: str, words: str, metric: str, curves: Sequence[tuple[str, Points]], *, logarithmic: bool
+    title: str,
+    label: str,
+    words: str,
+    metric: str,
+    curves: Sequence[tuple[str, Points]],
+    *,
+    logarithmic: bool,
+    size: tuple[int, int] = (560, 360),
 ) -> Markup | None:
     shown = [
         (name, [point for point in points if point[1].value is not None and (point[0] > 0 or not logarithmic)])
@@ -231,7 +245,7 @@ def _lines(
     across = [float(at) for _, points in shown for at, _ in points]
     axis = spanning(label, across, logarithmic=logarithmic)
     chart = Chart(
-        axis, _spanned(metric, [one for _, points in shown for _, one in points]), title, width=560, height=360
+        axis, _spanned(metric, [one for _, points in shown for _, one in points]), title, width=size[0], height=size[1]
     )
     for (name, points), colour, dash in zip(shown, COLOURS, DASHES, strict=False):
         ordered = sorted(points, key=lambda point: point[0])

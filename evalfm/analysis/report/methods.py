@@ -32,6 +32,17 @@ LEFT_TO_AUTHORS = (
 )
 
 
+def untrained_words(runs: Sequence[Run]) -> str:
+    """Which encoders had random weights, and which of them as a baseline alone; nothing where none had."""
+    drawn = [run for run in runs if run.record.provenance.random_weights]
+    measured = sorted({run.encoder for run in drawn if not run.is_baseline})
+    beside = sorted({run.encoder for run in drawn if run.is_baseline} - set(measured))
+    named = [*measured, *(f"{each} (a baseline)" for each in beside)]
+    if not named:
+        return ""
+    return f"Random weights: {_listed(named)}; such figures say nothing about the published encoder."
+
+
 def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
     """How the figures came about, in plain sentences; what the records say, and whether pairs were ``compared``."""
     records = [run.record for run in runs]
@@ -48,10 +59,7 @@ def methods_paragraph(runs: Sequence[Run], *, compared: bool = True) -> str:
         )
     if any(record.provenance.synthetic for record in records):
         sentences.append("At least one data set is synthetic: its figures say nothing about patients.")
-    if any(record.provenance.random_weights for record in records):
-        sentences.append(
-            "At least one encoder had random weights: its figures say nothing about the published encoder."
-        )
+    sentences += filter(None, [untrained_words(runs)])
     sources = sorted({f"{label}: {source}" for each in records for label, source in each.data.label_source.items()})
     if sources:
         sentences.append(f"Labels came from these sources: {_listed(sources)}.")

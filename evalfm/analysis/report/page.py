@@ -11,15 +11,23 @@ from markupsafe import Markup
 
 from evalfm.analysis.pages import Section, page
 from evalfm.analysis.report.across import across_section
-from evalfm.analysis.report.methods import CHECKLISTS, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
+from evalfm.analysis.report.methods import (
+    CHECKLISTS,
+    LEFT_TO_AUTHORS,
+    SUBGROUPS,
+    methods_paragraph,
+    untrained_words,
+)
 from evalfm.analysis.report.section import quality_tables
 from evalfm.analysis.report.tables import Table, Value, table
 from evalfm.analysis.report.task import TaskReport, sections
-from evalfm.cautions import ON_TOP, sentences
+from evalfm.analysis.robustness import Robustness, robustness_section
+from evalfm.cautions import ON_TOP, RANDOM_WEIGHTS, sentences
 from evalfm.data.atomic import write_atomically
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
 
+UNTRAINED = RANDOM_WEIGHTS.code
 NO_CLAIM = "Features are measured here, not devices: nothing in this report is a clinical claim."
 
 
@@ -27,17 +35,21 @@ def report_page(
     runs: Sequence[Run],
     title: str = "Encoders compared",
     features: Sequence[Mapping[str, Any]] = (),
+    robustness: Sequence[Robustness] = (),
 ) -> str:
     """HTML of everything that ``runs`` say; it opens offline and prints.
 
-    ``features`` holds the contents of ``features.json`` files, each a section.
+    ``features`` holds the contents of ``features.json`` files and ``robustness`` those of ``robustness.json``, each a
+    section.
 
     Raises:
         EvalfmError: there is no run.
     """
     if not runs:
         raise EvalfmError("There is no run to report on; make some with `evalfm probe`.")
-    cautions = list(dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP)))
+    drawn = untrained_words(runs)
+    cautions = [*dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP - {UNTRAINED}))]
+    cautions += [drawn] if drawn else []
     tasks = sections(runs)
     summary = [Section(words=Markup("<b>{}.</b> {}").format(each.title, each.words)) for each in tasks]
     summary.append(Section(words=NO_CLAIM, look="quiet"))
@@ -45,7 +57,7 @@ def report_page(
         Section("Summary", sections=summary),
         *(replace(each, words="") for each in tasks),
         *_across(tasks),
-        *_features(features),
+        *_features(features, robustness),
         _methods(runs, tasks),
         _provenance(runs),
     ]
@@ -73,8 +85,9 @@ def _across(tasks: Sequence[TaskReport]) -> list[Section]:
     return [] if found is None else [found]
 
 
-def _features(features: Sequence[Mapping[str, Any]]) -> list[Section]:
-    return [quality_tables(number, each) for number, each in enumerate(features)]
+def _features(features: Sequence[Mapping[str, Any]], robustness: Sequence[Robustness]) -> list[Section]:
+    quality = [quality_tables(number, each) for number, each in enumerate(features)]
+    return quality + [robustness_section(number, each) for number, each in enumerate(robustness)]
 
 
 def _provenance(runs: Sequence[Run]) -> Section:
@@ -112,10 +125,11 @@ def write_tables(
     runs: Sequence[Run],
     folder: Path,
     features: Sequence[Mapping[str, Any]] = (),
+    robustness: Sequence[Robustness] = (),
 ) -> list[Path]:
     """Every table of the report as a CSV file in ``folder``; the paths written."""
     tasks = sections(runs)
-    shown = [*tasks, *_across(tasks), *_features(features), _provenance(runs)]
+    shown = [*tasks, *_across(tasks), *_features(features, robustness), _provenance(runs)]
     paths = []
     for each in (each for section in shown for each in section.every_table):
         path = folder / f"{each.name}.csv"

@@ -18,7 +18,7 @@ from evalfm.analysis.report import charts
 from evalfm.analysis.report.tables import Signed, Table, Value, table
 from evalfm.analysis.scores import asks_questions, questions_of_run
 from evalfm.analysis.table import Line
-from evalfm.analysis.verdicts import family_words, sentences, value_sentences
+from evalfm.analysis.verdicts import family_words, sentences, shortcut_words, value_sentences
 from evalfm.errors import EvalfmError
 from evalfm.metrics.metric import THRESHOLD
 from evalfm.metrics.registry import metrics_in
@@ -50,6 +50,7 @@ def add_subgroups(made: Section, best: Sequence[Line]) -> None:
             every = one_family([report for _, reports in scored for report in reports])
             joined = iter(every)
             scored = [(line, [next(joined) for _ in reports]) for line, reports in scored]
+            made.words = " ".join([made.words, *_shortcuts(every)])
             made.tables += [
                 _strata(f"{made.anchor}-strata", *scored[0]),
                 _leaning(f"{made.anchor}-leaning", every),
@@ -171,6 +172,14 @@ def _operating(name: str, line: Line, reports: Sequence[Bias]) -> tuple[str, Tab
             "over all gaps here; PPV and NPV at the class's prevalence in the test set."
         )
     return f"Gaps of {charts.name_of(line)} at the operating point", table(name, header, rows, caption)
+
+
+def _shortcuts(reports: Sequence[Bias]) -> list[str]:
+    """What stands in the summary: every shortcut that was found, with the model."""
+    found = [
+        (report.model, shortcut_words(part.attribute, each)) for report in reports for part, each in report.contrasts
+    ]
+    return [f"{model}: {words}" for model, words in found if words is not None]
 
 
 def _verdicts(reports: Sequence[Bias]) -> list[str]:

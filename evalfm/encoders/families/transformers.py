@@ -245,6 +245,11 @@ class SwinEncoder(TransformersEncoder):
         """The library's is the mean."""
         return ("mean", "first")
 
+    def _text_tower(self) -> TextTower:
+        from evalfm.encoders.families._swin_text import SwinText
+
+        return SwinText(self.card, self.state.origin)
+
     def _as_cells(self, tokens: Tensor, batch: Tensor, stage: int) -> Tensor:
         """Tokens [B, N, C] of a stage as a map [B, C, h, w]."""
         stride = self.model.config.patch_size * 2**stage

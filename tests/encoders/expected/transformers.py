@@ -186,5 +186,6 @@ EXPECTED: dict[str, Expected] = {
         resize_to=224,
         interpolation="bilinear",
         statistics=HALF,
+        text=(512, 256),
     ),
 }

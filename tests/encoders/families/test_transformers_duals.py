@@ -366,6 +366,7 @@ def test_cxr_clip_projects_the_first_cell_and_maps_are_stages_before_they_are_ha
         "poolings": {"projection": 20, "first": 96, "mean": 96},
         "map_channels": [12, 24, 48, 96],
         "size_multiple": 64,
+        "text_tower": None,
     }
     content["preprocessing"] |= {"input_size": [64, 64], "resize_to": 64}
     card = EncoderCard.model_validate(content)
@@ -397,6 +398,47 @@ def test_cxr_clip_projects_the_first_cell_and_maps_are_stages_before_they_are_ha
         assert same(mine, theirs)
     mean = load_encoder(card.model_copy(update={"pooling": "mean"}), weights=tmp_path / "swint.tar")
     assert same(mean.encode(batch()).pooled, last.mean(1))
+
+
+@pytest.mark.parametrize(
+    "lost", [None, "text_projection.projection.bias", "text_encoder.text_encoder.embeddings.LayerNorm.bias"]
+)
+def test_cxr_clip_reads_a_sentence_by_its_last_token(lost: str | None, tmp_path: Path) -> None:
+    settings = {**TEXT, "vocab_size": 12, "max_position_embeddings": 32, "hidden_act": "gelu"}
+    settings = {name: each for name, each in settings.items() if not name.endswith("token_id")}
+    bert = drawn(transformers.BertModel(transformers.BertConfig(**settings)))
+    projection = drawn(torch.nn.Linear(24, 20))
+    swin = transformers.SwinModel(transformers.SwinConfig(**SWIN), add_pooling_layer=False)
+    whole = {f"image_encoder.image_encoder.{name}": each for name, each in swin.state_dict().items()}
+    whole |= {
+        "image_projection.projection.weight": torch.zeros(20, 96),
+        "image_projection.projection.bias": torch.zeros(20),
+    }
+    whole |= {f"text_encoder.text_encoder.{name}": each for name, each in bert.state_dict().items()}
+    whole |= {f"text_projection.projection.{name}": each for name, each in projection.state_dict().items()}
+    whole |= {"logit_scale": torch.tensor(2.5)}
+    whole.pop(lost or "", None)
+    torch.save({"model": whole}, tmp_path / "swint.tar")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "no", "pneumo", "##thorax", "a", "heart"]
+    (tmp_path / "vocab.txt").write_text("\n".join(words) + "\n")
+    content = find_card("cxr-clip-swint").model_dump(mode="json", by_alias=True)
+    content |= {"arguments": {**SWIN, "projection": 20}, "poolings": {"projection": 20, "first": 96, "mean": 96}}
+    content |= {"map_channels": [12, 24, 48, 96], "size_multiple": 64}
+    content["parameters"] = sum(each.numel() for each in swin.parameters()) + 97 * 20
+    content["preprocessing"] |= {"input_size": [64, 64], "resize_to": 64}
+    content["text_tower"] |= {"dim": 20, "arguments": {"bert": settings}}
+    encoder = load_encoder(EncoderCard.model_validate(content), weights=tmp_path / "swint.tar")
+    if lost is not None:
+        with pytest.raises(EvalfmError, match=f"missing: .*{lost.rpartition('projection.')[2]}"):
+            encoder.encode_text(["heart"])
+        return
+    # One sentence at a time, so that nothing fills them up.
+    rows = [[2, 5, 6, 7, 3], [2, 9, 3]]
+    with torch.no_grad():
+        expected = [projection(bert(input_ids=torch.tensor([row])).last_hidden_state[0, -1]) for row in rows]
+    assert same(encoder.encode_text(["No Pneumothorax", "heart"]), torch.stack(expected))
+    assert encoder.text_tower().logit_scale == pytest.approx(float(torch.tensor(2.5).exp()))
+    assert sum(each.numel() for each in encoder.parameters()) == encoder.card.parameters
 
 
 def test_curia_takes_hounsfield_units_by_their_own_spread() -> None:
