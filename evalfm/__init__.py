@@ -1,8 +1,8 @@
 """evalfm: how good the features of a radiology foundation model are, and which encoder to take.
 
 The public names are imported when they are first used, so that `import evalfm` is quick:
-`probe`, `ProbeConfig`, `benchmark`, `predict`, `embed`, `load_encoder`, `load_task`, `load_data`, `load_study`,
-`run_study`, `find_runs`, `import_predictions`, `Run`, `Study`, `EvalfmError`.
+`probe`, `ProbeConfig`, `benchmark`, `predict`, `embed`, `load_encoder`, `from_module`, `load_task`, `load_data`,
+`load_study`, `run_study`, `find_runs`, `import_predictions`, `Run`, `Study`, `EvalfmError`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from evalfm.config import ProbeConfig as ProbeConfig
     from evalfm.data.manifest import Manifest as Manifest
     from evalfm.data.manifest import read_data
+    from evalfm.encoders import from_module as from_module
     from evalfm.encoders import load_encoder as load_encoder
     from evalfm.errors import EvalfmError as EvalfmError
     from evalfm.probing.embedding import embed as embed
@@ -41,6 +42,7 @@ _PUBLIC = {
     "benchmark": ("evalfm.study.benchmark", "benchmark"),
     "embed": ("evalfm.probing.embedding", "embed"),
     "find_runs": ("evalfm.run", "find_runs"),
+    "from_module": ("evalfm.encoders", "from_module"),
     "import_predictions": ("evalfm.probing.import_predictions", "import_predictions"),
     "load_data": ("evalfm.data.manifest", "read_data"),
     "load_encoder": ("evalfm.encoders", "load_encoder"),

@@ -255,8 +255,8 @@ class ProbeConfig(EncoderConfig, EvaluationOptions, TrainingOptions, HeadOptions
     encoder: Annotated[
         str,
         Field(
-            description="A card's name, timm:NAME, random:NAME, card.yaml, file.py:build or precomputed:FILE; repeat "
-            "for several, or commas between."
+            description="A card's name, a library's model (hf:ORG/MODEL, timm:NAME, open_clip:NAME/TAG), card.yaml, "
+            "file.py:build or precomputed:FILE; repeat for several, or commas between."
         ),
         Option(several=True, in_key=False),
     ]

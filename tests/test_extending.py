@@ -57,7 +57,7 @@ def test_the_page_runs_from_top_to_bottom(
                 assert program == "evalfm"
                 done = CliRunner().invoke(app, arguments, env={"COLUMNS": "200"})
                 assert done.exit_code == 0, f"{line}\n{done.output}"
-    assert commands == 26
+    assert commands == 32
     runs = find_runs(tmp_path / "runs")
     made = {run.encoder for run in runs}
     assert made >= {"my-resnet", "stripes", "precomputed", "hog", "brightness"}

@@ -22,19 +22,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 @app.command()
 def encoder(
-    name: Annotated[str, typer.Argument(help="A card's name or path, timm:NAME or random:NAME.")],
+    name: Annotated[str, typer.Argument(help="A card's name or path, or a library's model: hf:ORG/MODEL, timm:NAME …")],
     write_card: Annotated[
         Path | None, typer.Option(help="Write the card to this file, to change a fact of it and name it as encoder.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show the card of an encoder.
+    """Show the card of an encoder; that of a library's model is made of what the library says and a forward pass.
 
     Examples:
 
         evalfm show encoder rad-dino
 
         evalfm show encoder timm:vit_small_patch16_dinov3.lvd1689m --write-card mine.yaml
+
+        evalfm show encoder hf:facebook/dinov2-small
     """
     from evalfm.encoders import find_card
     from evalfm.encoders.catalogue import described
@@ -70,7 +72,7 @@ def _write_card(card: CardModel, path: Path) -> None:
     if path.exists():
         raise EvalfmError(f"{path} is there already; name another file.")
     content = card.model_dump(mode="json", by_alias=True, exclude_none=True, exclude_defaults=True)
-    content["name"] = card.name.rpartition(":")[2]
+    content["name"] = card.name.rpartition(":")[2].replace("/", "--")
     write_atomically(path, yaml.safe_dump({"schema": 1} | content, sort_keys=False, allow_unicode=True).encode())
 
 

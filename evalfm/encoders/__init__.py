@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from evalfm.encoders.encoder import Features as Features
     from evalfm.encoders.encoder import RawFeatures as RawFeatures
     from evalfm.encoders.loading import load_encoder as load_encoder
+    from evalfm.encoders.modules import from_module as from_module
     from evalfm.encoders.reference import EncoderRef as EncoderRef
     from evalfm.encoders.reference import find_card as find_card
     from evalfm.encoders.registry import list_cards as list_cards
@@ -25,6 +26,7 @@ _HOME = {
     "RawFeatures": "encoder",
     "find_card": "reference",
     "list_cards": "registry",
+    "from_module": "modules",
     "load_encoder": "loading",
 }
 

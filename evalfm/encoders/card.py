@@ -34,6 +34,9 @@ REVIEWED_PICKLE_GLOBALS = frozenset(
 """Pickled classes that only hold data; a card may allow these and no others."""
 
 
+REVISION = re.compile(r"main|[0-9a-f]{7,40}|(?!layers-).*\d.*")
+"""What may stand behind the first ``@`` of a repository's name beside what is chosen of its model."""
+
 MAX_SIDE = 8192
 """Pixels along a side of a model's input; three channels of so many squared take 800 MB."""
 
@@ -102,8 +105,9 @@ class Preprocessing(CardModel):
         input_size: (height, width) of the tensor.
         resize: ``squash`` to the input size; ``shortest-edge-crop``: the short edge to ``resize_to``, then
             the centre; ``letterbox``: the long edge fits, the rest is ``pad_value``.
-        resize_to: length of the short edge before the crop, in pixels; with ``letterbox``, side of the padded
-            square that is then resized to the input size (None: padded to the input size itself).
+        resize_to: length of the short edge before the crop, in pixels; with ``squash``, side of the square of which the
+            input is the centre (None: the whole); with ``letterbox``, side of the padded square that is then resized to
+            the input size (None: padded to the input size itself).
         pad: where a letterbox puts the image: in the ``centre``, or at the ``start`` (top left).
         pad_value: fill of a letterbox, on the image's own scale (0 is black in the unit interval).
         interpolation, antialias: of the resize; antialiased filters are PIL's.
@@ -153,6 +157,7 @@ class Preprocessing(CardModel):
         crops, boxed = self.resize == "shortest-edge-crop", self.resize == "letterbox"
         ranged, in_unit = self.input_range is not None, self.units == ("unit-interval",)
         sides = (*self.input_size, self.resize_to or 1)
+        squashed = self.resize_to if self.resize == "squash" else None
         refuse(
             {
                 f"mean and std need {self.channels} value(s), one per channel": (
@@ -165,7 +170,9 @@ class Preprocessing(CardModel):
                 "shortest-edge-crop needs resize_to, at least the longer side of input_size": (
                     crops and (self.resize_to or 0) < max(self.input_size)
                 ),
-                "resize_to has no meaning with squash": self.resize == "squash" and self.resize_to is not None,
+                "squash's resize_to must be a side from which a square input is cropped": (
+                    squashed is not None and (squashed < self.input_size[0] or len(set(self.input_size)) > 1)
+                ),
                 f"pad has no meaning with {self.resize}": not boxed and self.pad != "centre",
                 f"first_interpolation and side_rounding have no meaning with {self.resize}": (
                     not boxed and (self.first_interpolation, self.side_rounding) != (None, "nearest")
@@ -336,8 +343,9 @@ class EncoderCard(CardModel):
 
     @property
     def base_name(self) -> str:
-        """The name without what is chosen behind ``@``."""
-        return self.name.partition("@")[0]
+        """The name without what is chosen behind ``@``; a revision of a repository stays."""
+        first, *words = self.name.split("@")
+        return f"{first}@{words[0]}" if ":" in first and words and REVISION.fullmatch(words[0]) else first
 
     @property
     def pooled_dim(self) -> int:
@@ -350,8 +358,8 @@ class EncoderCard(CardModel):
         pooling, dim = (self.text_tower.pooling, self.text_tower.dim) if self.text_tower else ("", None)
         refuse(
             {
-                f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only": (
-                    not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._:@-]*", self.name)
+                f"name {self.name!r} may hold letters, digits, '.', '-' and '_' only, and '/' behind a prefix": (
+                    not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._@-]*(:[A-Za-z0-9._:@/-]*)?", self.name)
                 ),
                 f"pooling {self.pooling!r} is not among poolings {sorted(self.poolings)}": (
                     self.pooling not in self.poolings

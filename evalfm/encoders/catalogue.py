@@ -175,6 +175,8 @@ def _input(card: EncoderCard) -> list[str]:
 
 def _resize(facts: Preprocessing) -> str:
     if facts.resize == "squash":
+        if facts.resize_to is not None:
+            return f"the whole image squashed to {facts.resize_to} × {facts.resize_to}, then the centre"
         return "the whole image squashed to it"
     if facts.resize == "shortest-edge-crop":
         return f"shortest edge to {facts.resize_to}, then the centre (the rest is not seen)"

@@ -121,7 +121,7 @@ def chosen(card: EncoderCard, words: Sequence[str]) -> EncoderCard:
     """
     if not words:
         return card
-    if "@" in card.name:
+    if card.name != card.base_name:
         raise EvalfmError(f"{card.name} is a choice already; choose from {card.base_name}.")
     named: dict[str, str] = {}
     for word in words:

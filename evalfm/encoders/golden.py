@@ -79,7 +79,7 @@ def find_golden(card: EncoderCard) -> Golden | None:
 
 def golden_file(card: EncoderCard) -> Path:
     """Where a user's own golden embedding of ``card`` lies."""
-    return cache_folder() / "golden" / f"{card.name}.yaml"
+    return cache_folder() / "golden" / f"{card.name.replace('/', '--')}.yaml"
 
 
 def write_golden(encoder: Encoder) -> Path:

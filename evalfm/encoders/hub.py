@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -96,7 +96,7 @@ def fetch_whole(card: EncoderCard, *, text: bool) -> None:
             f"{path} is not the file that the card of {card.name} pins by its SHA-256; remove it and fetch again."
         )
     for file in files_of(card, text=text)[1:]:
-        _fetched(card, file, "a place beside the file of weights, in one folder")
+        fetch_file(card.name, file, "a place beside the file of weights, in one folder", card.licence)
 
 
 def reachable() -> bool:
@@ -133,12 +133,13 @@ def fetch(card: EncoderCard) -> Path:
     facts = card.weights
     assert facts.repository is not None
     assert facts.file is not None
-    path = _fetched(card, HubFile(facts.repository, facts.file, facts.revision), "--weights PATH")
+    path = fetch_file(card.name, HubFile(facts.repository, facts.file, facts.revision), "--weights PATH", card.licence)
     if _names_shards(facts.file):
         from evalfm.encoders.weight_files import shard_names
 
         for name in shard_names(path):
-            _fetched(card, HubFile(facts.repository, name, facts.revision), "--weights PATH")
+            shard = HubFile(facts.repository, name, facts.revision)
+            fetch_file(card.name, shard, "--weights PATH", card.licence)
     return path
 
 
@@ -154,7 +155,7 @@ def fetch_beside(card: EncoderCard, origin: Path | None, name: str) -> Path:
     file = _beside(card, name)
     if file is None:
         raise EvalfmError(f"The tokenizer of {card.name} needs {name}: place it beside {beside}.")
-    return _fetched(card, file, f"a place beside {beside}")
+    return fetch_file(card.name, file, f"a place beside {beside}", card.licence)
 
 
 def _beside(card: EncoderCard, name: str) -> HubFile | None:
@@ -165,8 +166,27 @@ def _beside(card: EncoderCard, name: str) -> HubFile | None:
     return None if facts.repository is None else HubFile(facts.repository, name, facts.revision)
 
 
-def _fetched(card: EncoderCard, wanted: HubFile, remedy: str) -> Path:
-    """The local path of one file; ``remedy``: where else a user can put it."""
+def first_there(files: Sequence[HubFile]) -> HubFile:
+    """The first of ``files`` that is in the cache, else on the hub; the first of all where neither can be seen."""
+    cached = next((file for file in files if file.cached() is not None), None)
+    if cached is not None or not reachable():
+        return cached or files[0]
+    return next((file for file in files if file.size() is not None), files[0])
+
+
+def fetch_file(who: str, wanted: HubFile, remedy: str, licence: str = "their page", fault: str = "the card") -> Path:
+    """The local path of one file, downloaded if it is not in the cache.
+
+    Args:
+        who: the encoder, for messages.
+        wanted: the file.
+        remedy: where else a user can put it.
+        licence: what must be accepted where it is gated.
+        fault: what to look at where there is no such file.
+
+    Raises:
+        EvalfmError: as :func:`fetch`.
+    """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.errors import (
         EntryNotFoundError,
@@ -193,25 +213,23 @@ def _fetched(card: EncoderCard, wanted: HubFile, remedy: str) -> Path:
         return Path(hf_hub_download(repository, file, revision=revision, etag_timeout=TIMEOUT_SECONDS))
     except GatedRepoError:
         raise EvalfmError(
-            f"The weights of {card.name} are gated: accept their licence ({card.licence}) at {page}, "
+            f"The weights of {who} are gated: accept their licence ({licence}) at {page}, "
             f"log in with `hf auth login`, and run again; or {by_hand}."
         ) from None
     except LocalEntryNotFoundError:
         raise EvalfmError(
-            f"{file} of {card.name} at revision {revision} is not in the cache{_others(repository)} and the hub cannot "
+            f"{file} of {who} at revision {revision} is not in the cache{_others(repository)} and the hub cannot "
             f"be reached: {by_hand}."
         ) from None
     except (RepositoryNotFoundError, RevisionNotFoundError, EntryNotFoundError):
         raise EvalfmError(
             f"The hub {constants.ENDPOINT} has no {file} at revision {revision} of {repository} "
-            f"(or it needs a login): {by_hand}, and fix the card."
+            f"(or it needs a login): {by_hand}, and fix {fault}."
         ) from None
     except Exception as error:
         # The client lets through the errors of its HTTP library, which changes between releases.
         reason = getattr(error, "strerror", None) or type(error).__name__
-        raise EvalfmError(
-            f"{file} of {card.name} could not be fetched whole ({reason}): run again, or {by_hand}."
-        ) from None
+        raise EvalfmError(f"{file} of {who} could not be fetched whole ({reason}): run again, or {by_hand}.") from None
 
 
 def _names_shards(file: str) -> bool:

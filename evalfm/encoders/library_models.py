@@ -163,11 +163,14 @@ def _transformers(card: EncoderCard, origin: Path) -> LibraryModel:
         sizes = {} if native in (None, batch.shape[-1]) else {"interpolate_pos_encoding": True}
         output = vision(pixel_values=batch, output_hidden_states=True, **sizes)
         pooled = _pooled(card, model, output, behind)
-        if card.architecture == "SwinModel":
+        if card.architecture in ("SwinModel", "Swinv2Model"):
             return pooled, []
-        if card.architecture == "SegformerModel":
-            return pooled, [output.hidden_states[index] for index in card.map_layers]
-        norm = getattr(vision, "layernorm", None) or getattr(vision, "post_layernorm", None) or nn.Identity()
+        if output.hidden_states[-1].ndim == 4:
+            # Stages; some give their stem before them.
+            stages = output.hidden_states[-len(vision.config.depths) :]
+            return pooled, [stages[index] for index in card.map_layers]
+        norms = (getattr(vision, name, None) for name in ("layernorm", "post_layernorm", "norm"))
+        norm = next((each for each in norms if each is not None), nn.Identity())
         chosen = [output.hidden_states[index + 1] for index in card.map_layers]
         return pooled, _grids([norm(each) if card.map_norm == "final" else each for each in chosen], card, batch)
 
@@ -220,12 +223,13 @@ def _pooled(card: EncoderCard, model: Any, output: Any, behind: dict[str, Tensor
         return functional.normalize(functional.linear(output.last_hidden_state[:, 0], weight, bias), dim=-1)
     if card.pooling == "projection":
         return model.visual_projection(output.pooler_output)
-    if card.pooling == "map" or (card.pooling == "cls" and card.architecture == "CLIPModel"):
-        return output.pooler_output
+    own_mean = card.pooling == "mean" and getattr(model.config, "use_mean_pooling", False)
+    if card.pooling in ("map", "head") or own_mean or (card.pooling == "cls" and card.architecture.startswith("CLIP")):
+        return output.pooler_output.flatten(1)
     if card.pooling in ("cls", "first"):
         return output.last_hidden_state[:, 0]
-    if output.last_hidden_state.ndim == 4:
-        return output.last_hidden_state.mean((2, 3))
+    if output.hidden_states[-1].ndim == 4:
+        return output.hidden_states[-1].mean((2, 3))
     return output.last_hidden_state[:, card.prefix_tokens :].mean(1)
 
 
@@ -251,9 +255,12 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
     report = model.load_state_dict(read_checkpoint(origin, card.weights).tensors, strict=False)
     model.eval()
     trunk: Any = getattr(model.visual, "trunk", None)
+    # None of a network of convolutions.
+    blocks = getattr(trunk, "blocks", None) or getattr(getattr(model.visual, "transformer", None), "resblocks", None)
 
     def run(batch: Tensor) -> tuple[Tensor, list[Tensor]]:
-        blocks = model.visual.transformer.resblocks if trunk is None else trunk.blocks
+        if blocks is None:
+            return model.encode_image(batch), []
         with outputs_of(blocks, card.map_layers) as tokens:
             pooled = model.encode_image(batch)
         if card.pooling == "cls":
@@ -267,7 +274,7 @@ def _open_clip(card: EncoderCard, origin: Path) -> LibraryModel:
     place = written.name if config else f"the card's settings: there is no {written.name}"
     return LibraryModel(
         run,
-        report.missing_keys,
+        [name for name in report.missing_keys if "text_cfg" in card.arguments or name.startswith("visual.")],
         report.unexpected_keys,
         f"open_clip's model of {place}",
         image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False) if config else None,
@@ -286,6 +293,12 @@ def _open_clip_folder(card: EncoderCard, origin: Path, config: dict[str, Any], f
     from evalfm.encoders.families.open_clip import RENAMED
 
     model = dict(config.get("model_cfg") or card.arguments)
+    if "text_cfg" not in card.arguments:
+        # The card is of the image tower alone.
+        alone = {name: each for name, each in model.items() if name != "multimodal_cfg"} | {"text_cfg": {}}
+        content = {**config, "model_cfg": alone}
+        (folder / "open_clip_config.json").write_text(json.dumps(content), encoding="utf-8")
+        return False
     text = {RENAMED.get(name, name): each for name, each in model["text_cfg"].items() if name != "bert"}
     bert = card.arguments["text_cfg"].get("bert")
     files: tuple[str, ...] = ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -43,10 +44,10 @@ def load_encoder(
     """An encoder in evaluation mode on ``device``.
 
     Args:
-        name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), ``random:<timm model>``, a
-            path of a card, ``file.py:build`` (that file is run), a card, an :class:`Encoder`, or a function that
-            makes one.
-        weights: ``hub`` (the card's own source, whatever it is), ``random`` (seeded; the global generator is left
+        name: a card's name (``rad-dino``, ``rad-dino@mean``, ``biomedclip@zero-prompt``), a library's model
+            (``hf:ORG/MODEL``, ``timm:NAME``, ``random:<timm model>``), a path of a card, ``file.py:build`` (that file
+            is run), a card, an :class:`Encoder`, or a function that makes one.
+        weights: ``hub`` (the encoder's own source, whatever it is), ``random`` (seeded; the global generator is left
             alone), or the path of a checkpoint.
         input_size, resize: override the card; recorded in ``cautions`` and in ``key``.
         pooling, layers: what of its features is taken, in place of the card's; part of its name from then on.
@@ -81,7 +82,7 @@ def load_encoder(
         return _compiled(made) if compile else made
     card = find_card(ref)
     facts, cautions = override(card, input_size, resize)
-    checkpoint, drawn = _weights(card, str(weights))
+    checkpoint, drawn = _weights(card, ref.folder if weights == "hub" and ref.folder else str(weights))
     state = EncoderState(
         preprocessing=facts,
         random_weights=drawn,
@@ -122,7 +123,13 @@ def _from_code(ref: EncoderRef) -> Encoder | None:
     if not isinstance(made, Encoder):
         raise EvalfmError(f"{ref.label} must give an evalfm Encoder, not a {type(made).__name__}.")
     if digest is not None:
-        made.state = replace(made.state, code_digest=digest)
+        # An encoder made of a module says by its own digest what its tensors do not.
+        both = (
+            digest
+            if made.state.code_digest is None
+            else sha256(f"{digest} {made.state.code_digest}".encode()).hexdigest()
+        )
+        made.state = replace(made.state, code_digest=both)
     return made
 
 

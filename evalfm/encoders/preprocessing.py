@@ -142,8 +142,8 @@ class Preparer:
         """Size to resize to, then top and left of the crop (negative: padding)."""
         target_h, target_w = self._canvas
         if self.facts.resize == "squash":
-            return (target_h, target_w), 0, 0
-        if self.facts.resize == "letterbox":
+            resized = (target_h, target_w) if self.facts.resize_to is None else (self.facts.resize_to,) * 2
+        elif self.facts.resize == "letterbox":
             scale = min(target_h / height, target_w / width)
             # A half goes up, as with SAM and its port in transformers.
             half = 0.5 if self.facts.side_rounding == "nearest" else 0.0

@@ -7,56 +7,19 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from evalfm.encoders.card import EncoderCard
+from evalfm.encoders.card import REVISION, EncoderCard
 from evalfm.encoders.choice import LAYERS, chosen, layers_text
-from evalfm.encoders.registry import encoder_plugins, load_plugin, named_card, read_card
+from evalfm.encoders.registry import PREFIXES, Prefix, encoder_plugins, load_plugin, named_card, read_card
 from evalfm.errors import EvalfmError, UnknownNameError, shown
 from evalfm.paths import user_path
 
 if TYPE_CHECKING:
     from evalfm.encoders.encoder import Encoder
 
-Kind = Literal[
-    "card", "card-file", "plug-in", "code", "object", "random", "timm", "precomputed", "constant", "metadata"
-]
-
-
-class Prefix(NamedTuple):
-    """A word that may stand before the first colon of a name.
-
-    Attributes:
-        kind: what a name that begins with it stands for.
-        example: a whole name, for messages and lists.
-        is_table: whether it is a table of features and no model.
-        takes_path: whether a file stands behind the colon.
-        card: ``module:function`` that makes the card of what stands behind the colon; imported when it is called.
-    """
-
-    kind: Kind
-    example: str
-    is_table: bool = False
-    takes_path: bool = False
-    card: str | None = None
-
-
-PREFIXES = {
-    prefix.kind: prefix
-    for prefix in (
-        Prefix("random", "random:resnet18", card="evalfm.encoders.families.timm:derive_card"),
-        Prefix("timm", "timm:vit_small_patch16_dinov3.lvd1689m", card="evalfm.encoders.families.timm:published_card"),
-        Prefix("precomputed", "precomputed:embeddings.parquet", is_table=True, takes_path=True),
-        Prefix("constant", "constant", is_table=True),
-        Prefix("metadata", "metadata", is_table=True),
-    )
-}
-"""Everything that is named by a word and a colon, by the word; without a colon in the example, the word stands alone.
-
-A new family of names is one line here.
-"""
-
 _CARD_FILE = re.compile(r"(?P<path>.+\.ya?ml)(?P<modifiers>(?:@[\w.-]*)*)", re.DOTALL)
+_FOLDER = re.compile(r"(?P<path>(?:[.~/\\]|[A-Za-z]:[/\\]).*?)(?P<modifiers>(?:@[\w+-]*)*)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -68,13 +31,14 @@ class EncoderRef:
             file), an ``object`` (encoder, card or function in place of a name), or one of ``PREFIXES``.
         label: the name as it was given, or the name of the object's card.
         name: of the card, of the plug-in, or of the model behind the prefix.
-        path: of the card, of the code or of the embeddings; None where a run records ``precomputed`` alone.
+        path: of the card, of the code, of the embeddings or of a model's folder; None where a run records
+            ``precomputed`` alone.
         attribute: the function that builds the encoder, for ``code``.
         modifiers: what is chosen behind ``@`` (:mod:`evalfm.encoders.choice`), in order.
         given: the object, for ``object``.
     """
 
-    kind: Kind
+    kind: str
     label: str
     name: str = ""
     path: str | None = None
@@ -120,7 +84,7 @@ class EncoderRef:
         if file is not None:
             return cls("card-file", given, path=file["path"], modifiers=_words(file["modifiers"]))
         name, _, modifiers = given.partition("@")
-        kind: Kind = "plug-in" if name in encoder_plugins() else "card"
+        kind = "plug-in" if name in encoder_plugins() else "card"
         return cls(kind, given, name=name, modifiers=_words(modifiers))
 
     @classmethod
@@ -131,10 +95,17 @@ class EncoderRef:
             return cls(prefix.kind, given, name=prefix.kind)
         if prefix.takes_path:
             return cls(prefix.kind, given, name=prefix.kind, path=rest or None)
-        name, _, modifiers = (rest or "").partition("@")
+        folder = _FOLDER.fullmatch(rest or "") if prefix.takes_folder else None
+        if folder is not None:
+            path = folder["path"]
+            return cls(prefix.kind, given, name=path, path=path, modifiers=_words(folder["modifiers"]))
+        name, _, behind = (rest or "").partition("@")
         if not name:
             raise EvalfmError(f"{shown(given)} does not say which; write it as {prefix.example}.")
-        return cls(prefix.kind, given, name=name, modifiers=_words(modifiers))
+        modifiers = _words(behind)
+        if prefix.revisions and modifiers and REVISION.fullmatch(modifiers[0]):
+            name, modifiers = f"{name}@{modifiers[0]}", modifiers[1:]
+        return cls(prefix.kind, given, name=name, modifiers=modifiers)
 
     @property
     def is_table(self) -> bool:
@@ -142,14 +113,24 @@ class EncoderRef:
         return self.kind in PREFIXES and PREFIXES[self.kind].is_table
 
     @property
+    def folder(self) -> str | None:
+        """The folder with a model that a library has saved, where the name is that of one: its weights are there."""
+        return self.path if self.kind in PREFIXES and PREFIXES[self.kind].takes_folder else None
+
+    @property
     def is_code(self) -> bool:
         """Whether code builds the encoder and decides its settings; a plug-in is imported to see."""
         return self.kind == "code" or self.factory() is not None
 
     @property
+    def is_library(self) -> bool:
+        """Whether it is a library's model, whose card is made of what the library says."""
+        return self.kind in PREFIXES and PREFIXES[self.kind].card is not None
+
+    @property
     def is_slow(self) -> bool:
         """Whether a library, or a plug-in's own code, must be imported to look it up."""
-        return self.kind == "plug-in" or (self.kind in PREFIXES and PREFIXES[self.kind].card is not None)
+        return self.kind == "plug-in" or self.is_library
 
     def choosing(self, pooling: str | None = None, layers: object = None) -> EncoderRef:
         """The same with another pooling, or other layers, under the one name that this has; None changes nothing.
@@ -218,7 +199,8 @@ class EncoderRef:
         if self.kind == "card":
             word, colon, _ = self.name.partition(":")
             if colon:
-                raise UnknownNameError("kind of encoder", f"{word}:", [each.example for each in PREFIXES.values()])
+                known = [f"{prefix.kind}:" for prefix in PREFIXES.values() if ":" in prefix.example]
+                raise UnknownNameError("kind of encoder", f"{word}:", known)
             return named_card(self.name)
         if self.kind == "card-file":
             return read_card(user_path(self.path or "", "--encoder"))
@@ -245,7 +227,7 @@ class EncoderRef:
         prefix = PREFIXES.get(self.kind)
         if prefix is not None and prefix.takes_path and self.path is None:
             raise EvalfmError(f"{self.label} does not say which file; write it as {prefix.example}.")
-        if self.path is not None and self.kind != "card-file":
+        if self.path is not None and self.kind != "card-file" and self.folder is None:
             if not os.path.isfile(user_path(self.path, "--encoder")):
                 raise EvalfmError(f"There is no file {self.path}; check --encoder.")
             return
@@ -258,7 +240,7 @@ EncoderLike: TypeAlias = "str | EncoderCard | Encoder | Callable[[], Encoder] | 
 
 
 def find_card(encoder: EncoderLike) -> EncoderCard:
-    """The card that ``encoder`` stands for: a name, ``timm:NAME``, ``random:NAME`` or a path.
+    """The card that ``encoder`` stands for: a name, a library's model (``PREFIXES``) or a path.
 
     Behind each may stand ``@pooling``, ``@variant`` and ``@layers-3-6-9``. A plug-in that is code is run for its card.
 

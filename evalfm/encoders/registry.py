@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 from evalfm.cards import read_yaml, validate
 from evalfm.encoders.card import AbsentCard, EncoderCard
@@ -19,10 +19,63 @@ Card = TypeVar("Card", EncoderCard, AbsentCard)
 CARDS = Path(__file__).parent / "cards"
 ABSENT = CARDS / "precomputed"
 """Cards of encoders that are offered through precomputed embeddings only."""
+
+
+class Prefix(NamedTuple):
+    """A word that may stand before the first colon of a name.
+
+    Attributes:
+        kind: what a name that begins with it stands for.
+        example: a whole name, for messages and lists.
+        is_table: whether it is a table of features and no model.
+        takes_path: whether a file stands behind the colon.
+        card: ``module:function`` that makes the card of what stands behind the colon; imported when it is called.
+        revisions: whether ``@`` may be followed by a commit, ``main``, or a tag or branch with a digit in it.
+        takes_folder: whether a folder may stand behind the colon too, written as a path.
+    """
+
+    kind: str
+    example: str
+    is_table: bool = False
+    takes_path: bool = False
+    card: str | None = None
+    revisions: bool = False
+    takes_folder: bool = False
+
+
+_FAMILIES = "evalfm.encoders.families"
+PREFIXES = {
+    prefix.kind: prefix
+    for prefix in (
+        Prefix("random", "random:resnet18", card=f"{_FAMILIES}.timm:derive_card"),
+        Prefix("timm", "timm:vit_small_patch16_dinov3.lvd1689m", card=f"{_FAMILIES}.timm:published_card"),
+        Prefix(
+            "hf",
+            "hf:facebook/dinov2-small",
+            card=f"{_FAMILIES}._hf:published_card",
+            revisions=True,
+            takes_folder=True,
+        ),
+        Prefix(
+            "open_clip",
+            "open_clip:ViT-B-32/laion2b_s34b_b79k",
+            card=f"{_FAMILIES}.open_clip:published_card",
+            revisions=True,
+        ),
+        Prefix("precomputed", "precomputed:embeddings.parquet", is_table=True, takes_path=True),
+        Prefix("constant", "constant", is_table=True),
+        Prefix("metadata", "metadata", is_table=True),
+    )
+}
+"""Everything that is named by a word and a colon, by the word; without a colon in the example, the word stands alone.
+
+A new library is one line here, and a function that makes an ``EncoderCard`` of a name.
+"""
+
+RESERVED = (*PREFIXES, "unet-resnet34", "unet-efficientnet-b4")
+"""Words that mean something in place of a card's name (``PREFIXES`` and ``reference.ALIASES``)."""
 OF_ITS_OWN = ("name", "summary", "weights", "parameters", "golden", "confirmed", "unconfirmed")
 """What a card says for itself whatever its ``base`` says: other weights are another file, and other doubts."""
-RESERVED = ("random", "timm", "precomputed", "constant", "metadata", "unet-resnet34", "unet-efficientnet-b4")
-"""Words that mean something in place of a card's name (``reference.PREFIXES`` and ``ALIASES``)."""
 
 
 def card_names() -> list[str]:

@@ -46,8 +46,8 @@ class EmbedConfig(EncoderOptions, ComputeOptions):
     encoder: Annotated[
         str,
         Field(
-            description="A card's name, timm:NAME, random:NAME, card.yaml or file.py:build; repeat for several, or "
-            "commas between."
+            description="A card's name, a library's model (hf:ORG/MODEL, timm:NAME, open_clip:NAME/TAG), card.yaml or "
+            "file.py:build; repeat for several, or commas between."
         ),
         Option(several=True),
     ]

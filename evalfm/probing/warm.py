@@ -46,7 +46,7 @@ class WarmEncoders:
 
 def _key(ref: EncoderRef, settings: EncoderConfig, device: str, seed: int) -> tuple[object, ...] | None:
     """All that decides the encoder; None where code or a folder of files decides it, or where nothing is loaded."""
-    if ref.kind not in ("card", "card-file", "random") or Path(settings.weights).is_dir():
+    if not (ref.kind in ("card", "card-file") or ref.is_library) or ref.folder or Path(settings.weights).is_dir():
         return None
     card = ref.card()
     if card is None or card.parameters == 0:

@@ -201,6 +201,8 @@ def need_of(name: str, *, weights: str = "hub", text: bool = False) -> EncoderNe
         return EncoderNeed(name, None, note="a table of features" if ref.is_table else "code that loads its own")
     card = ref.card()
     assert card is not None
+    if weights == "hub" and ref.folder is not None:
+        weights = ref.folder
     if weights == "random" or card.weights.source == "none":
         return EncoderNeed(name, card, note="random weights" if weights == "random" else "needs no weights")
     if weights != "hub":

@@ -75,7 +75,7 @@ def test_a_name_that_says_too_little_or_too_much(given: str, sentence: str) -> N
     ("given", "sentence"),
     [
         ("rad-dyno", r"There is no encoder 'rad-dyno'\. Did you mean 'rad-dino'"),
-        ("rand:resnet18", r"There is no kind of encoder 'rand:'\. Did you mean 'random:resnet18'"),
+        ("rand:resnet18", r"There is no kind of encoder 'rand:'\. Did you mean 'random:'"),
         ("precomputed", "does not say which file; write it as precomputed:embeddings.parquet"),
         ("precomputed:nowhere.csv", r"There is no file nowhere.csv; check --encoder\."),
         ("nowhere.py:build", r"There is no file nowhere.py; check --encoder\."),
@@ -144,10 +144,16 @@ def test_a_plugin_of_code_takes_no_pooling(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_every_prefix_is_served() -> None:
     assert {prefix.kind for prefix in PREFIXES.values() if prefix.is_table} == set(TABLES)
+    assert {prefix.kind for prefix in PREFIXES.values() if prefix.card} == {"hf", "open_clip", "random", "timm"}
     for prefix in PREFIXES.values():
         ref = EncoderRef.parse(prefix.example)
         assert (ref.kind, ref.is_table) == (prefix.kind, prefix.is_table)
-        assert (ref.card() is None) == (prefix.card is None)
+        if prefix.kind == "hf":
+            # Its card is made of files that only the hub has.
+            with pytest.raises(EvalfmError, match=r"config\.json of hf:facebook/dinov2-small .* cannot be reached"):
+                ref.card()
+        else:
+            assert (ref.card() is None) == (prefix.card is None)
 
 
 @pytest.mark.parametrize("name", ALIASES)

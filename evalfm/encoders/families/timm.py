@@ -14,6 +14,7 @@ from torch import Tensor
 from evalfm.cautions import Caution
 from evalfm.encoders.card import EncoderCard, Preprocessing, WeightsFacts
 from evalfm.encoders.encoder import Encoder, EncoderState, RawFeatures
+from evalfm.encoders.families._published import commercial_use, evenly
 from evalfm.encoders.weights import Checkpoint, check_fit, load_into, other_shapes
 from evalfm.errors import EvalfmError, UnknownNameError
 
@@ -45,8 +46,11 @@ class TimmEncoder(Encoder):
         arguments = dict(card.arguments)
         # A card that says img_size has its positions at its own input size.
         native = card.preprocessing.input_size if "img_size" in arguments else None
-        moved = published is not None and published.fixed_input_size
-        moved = moved and self.input_size != (native or published.input_size[1:])
+        moved = (
+            published is not None
+            and published.fixed_input_size
+            and self.input_size != (native or published.input_size[1:])
+        )
         if moved:
             arguments["img_size"] = self.input_size
         self.model: Any = timm.create_model(card.architecture, pretrained=False, num_classes=0, **arguments)
@@ -129,11 +133,10 @@ def published_card(name: str) -> EncoderCard:
     if not known or not (known.get("hf_hub_id") or known.get("url")):
         tags = timm.list_pretrained(f"{name.partition('.')[0]}*")
         raise UnknownNameError("timm model with published weights", name, tags or timm.list_pretrained())
-    mode, share = known.get("crop_mode"), known.get("crop_pct")
-    if mode == "border" or (mode == "squash" and share != 1.0):
+    if known.get("crop_mode") == "border":
         raise EvalfmError(
-            f"timm prepares images for {name} in a way that no card can say ({mode}, of {share}); choose other "
-            "weights, or write a card."
+            f"timm prepares images for {name} in a way that no card can say (border); choose other weights, or write a "
+            "card."
         )
     heads = known.get("classifier") or ()
     heads = (heads,) if isinstance(heads, str) else tuple(heads)
@@ -153,7 +156,7 @@ def published_card(name: str) -> EncoderCard:
         summary=f"timm's {known['architecture']}" + (f" with its weights {tag}." if tag else "."),
         weights=WeightsFacts(**facts),
         licence=licence,
-        commercial_use=_commercial(licence),
+        commercial_use=commercial_use(licence),
         paradigm=paradigm,
         domain="photographs",
         pretraining_data=({"name": tag or "not said by timm", "what": seen},),
@@ -164,16 +167,6 @@ def published_card(name: str) -> EncoderCard:
         ),
         **_measured(name),
     )
-
-
-FREE, NOT_FREE = ("apache-2.0", "mit", "bsd"), ("-nc", "non-commercial", "research")
-
-
-def _commercial(licence: str) -> Literal["yes", "no", "ask"]:
-    """What a licence that timm names by its hub's word allows."""
-    if licence.lower().startswith(FREE):
-        return "yes"
-    return "no" if any(word in licence.lower() for word in NOT_FREE) else "ask"
 
 
 def _paradigm(name: str, tag: str) -> Literal["image-only", "image-text", "label-supervised"]:
@@ -211,7 +204,7 @@ def _measured(name: str) -> dict[str, Any]:
     ):
         raise EvalfmError(f"The maps of timm's {name} do not cover its input; choose another model.")
     plain = len(layers) > 5 and len(set(strides)) == 1
-    kept = _evenly(len(layers)) if plain else [index for index, stride in enumerate(strides) if stride >= 4]
+    kept = evenly(len(layers)) if plain else [index for index, stride in enumerate(strides) if stride >= 4]
     tokens = final.ndim == 3
     return {
         "family": "timm",
@@ -252,7 +245,7 @@ def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:
     return Preprocessing(
         input_size=(height, width),
         resize="squash" if squash else "shortest-edge-crop",
-        resize_to=None if squash else math.floor(max(height, width) / crop),
+        resize_to=None if squash and crop == 1.0 else math.floor(max(height, width) / crop),
         interpolation=interpolation,
         antialias=True,
         channels=3,
@@ -261,11 +254,6 @@ def _published_preprocessing(config: dict[str, Any]) -> Preprocessing:
         mean=tuple(config["mean"]),
         std=tuple(config["std"]),
     )
-
-
-def _evenly(depth: int) -> list[int]:
-    """Four evenly spaced blocks and the last, as indices."""
-    return [round(depth * part / 5) - 1 for part in range(1, 6)]
 
 
 def _filtered(checkpoint: Checkpoint, model: Any, card: EncoderCard) -> dict[str, Tensor]:

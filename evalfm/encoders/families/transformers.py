@@ -8,7 +8,7 @@ import string
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 import transformers
@@ -66,45 +66,126 @@ class TransformersEncoder(Encoder):
         return tuple(hidden[index + 1] for index in self.card.map_layers)
 
     def _final_norm(self, tokens: Tensor) -> Tensor:
-        return self.model.layernorm(tokens)
+        return _last_norm(self.model)(tokens)
+
+    @classmethod
+    def multiple(cls, settings: Any) -> int:
+        """What input sizes are multiples of, by the model's settings."""
+        return int(settings.patch_size)
+
+    @property
+    def map_norm(self) -> Literal["final", "none"]:
+        """Whether the model has a last norm that its patches go through."""
+        return "none" if isinstance(_last_norm(self.model), nn.Identity) else "final"
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """Poolings that there may be, the published one first."""
+        return ("cls", "mean")
+
+
+class BeitEncoder(TransformersEncoder):
+    """BEiT: where its settings say so, the embedding is the mean of patches before its norm, and maps have none."""
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        output = _run(self.model, batch)
+        own = {"mean": output.pooler_output} if self.model.config.use_mean_pooling else {}
+        return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, own)
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """Its own mean, or as others have."""
+        return ("mean",) if self.model.config.use_mean_pooling else ("cls", "mean")
+
+
+class StagesEncoder(TransformersEncoder):
+    """ConvNeXt, ResNet, SegFormer and others of stages that are maps; ``head`` is the model's own pooling."""
+
+    def _forward(self, batch: Tensor) -> RawFeatures:
+        output = _run(self.model, batch)
+        pooled = getattr(output, "pooler_output", None)
+        own = {} if pooled is None else {"head": pooled.flatten(1)}
+        return RawFeatures(self._chosen(output.hidden_states), output.hidden_states[-1], own)
+
+    def _chosen(self, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # Some give the stem before the stages too.
+        stages = hidden[-len(self.model.config.depths) :]
+        return tuple(stages[index] for index in self.card.map_layers)
+
+    @classmethod
+    def multiple(cls, settings: Any) -> int:
+        """Any size."""
+        return 1
+
+    @property
+    def map_norm(self) -> Literal["final", "none"]:
+        """Stages are as they are."""
+        return "none"
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """Its own, else the mean over the last stage."""
+        return ("head", "mean")
 
 
 class SiglipEncoder(TransformersEncoder):
     """SigLIP and SigLIP 2: no CLS token; the pooling ``map`` is the attention head's, the space shared with text."""
 
     def _drawn(self, config: Any) -> Any:
-        return transformers.SiglipVisionModel(config.vision_config)
+        return transformers.SiglipVisionModel(getattr(config, "vision_config", config))
 
     def _image_part(self, model: Any) -> Any:
-        return model.vision_model
+        return getattr(model, "vision_model", model)
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """The attention head's, which meets texts."""
+        return ("map", "mean")
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         output = _run(self.model, batch)
-        pooled = {"map": output.pooler_output}
+        pooled = {} if output.pooler_output is None else {"map": output.pooler_output}
         return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
-
-    def _final_norm(self, tokens: Tensor) -> Tensor:
-        return self.model.post_layernorm(tokens)
 
     def _text_tower(self) -> TextTower:
         return SiglipText(self.card, self.state.origin)
 
 
 class ClipEncoder(TransformersEncoder):
-    """CLIP: ``cls`` after the last norm, ``projection`` of it into the space of texts; patches have no last norm."""
+    """CLIP: ``cls`` after the last norm, ``projection`` of it into the space of texts; patches have no last norm.
+
+    A ``CLIPVisionModel`` that was published alone has no projection.
+    """
 
     def _drawn(self, config: Any) -> Any:
-        vision = transformers.CLIPVisionModel(config.vision_config)
-        projection = nn.Linear(config.vision_config.hidden_size, config.projection_dim, bias=False)
-        return nn.ModuleDict({"vision": vision, "projection": projection})
+        settings = getattr(config, "vision_config", config)
+        parts: dict[str, nn.Module] = {"vision": transformers.CLIPVisionModel(settings)}
+        if self.card.architecture != "CLIPVisionModel":
+            parts["projection"] = nn.Linear(settings.hidden_size, config.projection_dim, bias=False)
+        return nn.ModuleDict(parts)
+
+    @property
+    def map_norm(self) -> Literal["final", "none"]:
+        """Patches go through none."""
+        return "none"
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """Its token, and that where texts are."""
+        return ("cls", "projection", "mean")
 
     def _image_part(self, model: Any) -> Any:
-        return nn.ModuleDict({"vision": model.vision_model, "projection": model.visual_projection})
+        parts: dict[str, nn.Module] = {"vision": getattr(model, "vision_model", model)}
+        if hasattr(model, "visual_projection"):
+            parts["projection"] = model.visual_projection
+        return nn.ModuleDict(parts)
 
     def _forward(self, batch: Tensor) -> RawFeatures:
         output = _run(self.model["vision"], batch)
         cls = output.pooler_output
-        pooled = {"cls": cls, "projection": self.model["projection"](cls)}
+        pooled = {"cls": cls}
+        if "projection" in self.model:
+            pooled["projection"] = self.model["projection"](cls)
         return RawFeatures(self._chosen(output.hidden_states), output.last_hidden_state, pooled)
 
     def _text_tower(self) -> TextTower:
@@ -149,6 +230,21 @@ class SwinEncoder(TransformersEncoder):
             pooled["projection"] = functional.normalize(self.projection(pooled["first"]), dim=-1)
         return RawFeatures(maps, output.last_hidden_state, pooled)
 
+    @classmethod
+    def multiple(cls, settings: Any) -> int:
+        """The last stride."""
+        return int(settings.patch_size * 2 ** (len(settings.depths) - 1))
+
+    @property
+    def map_norm(self) -> Literal["final", "none"]:
+        """Stages are as they are."""
+        return "none"
+
+    @property
+    def own_poolings(self) -> tuple[str, ...]:
+        """The library's is the mean."""
+        return ("mean", "first")
+
     def _text_tower(self) -> TextTower:
         from evalfm.encoders.families._swin_text import SwinText
 
@@ -159,13 +255,6 @@ class SwinEncoder(TransformersEncoder):
         stride = self.model.config.patch_size * 2**stage
         rows, columns = (-(-side // stride) for side in batch.shape[2:])
         return tokens.transpose(1, 2).reshape(len(tokens), -1, rows, columns)
-
-
-class SegformerEncoder(TransformersEncoder):
-    """SegFormer's encoder: maps are its stages, each after its own norm; ``mean`` is over the cells of the last."""
-
-    def _chosen(self, hidden: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return tuple(hidden[index] for index in self.card.map_layers)
 
 
 PUNCTUATION = str.maketrans("", "", string.punctuation)
@@ -238,12 +327,19 @@ PROJECTION = "image_projection.projection."
 """Where a file keeps the layer behind a Swin."""
 
 KINDS: dict[str, type[TransformersEncoder]] = {
-    "CLIPModel": ClipEncoder,
-    "SegformerModel": SegformerEncoder,
-    "SiglipModel": SiglipEncoder,
-    "SwinModel": SwinEncoder,
+    "BeitModel": BeitEncoder,
+    **dict.fromkeys(("CLIPModel", "CLIPVisionModel", "CLIPVisionModelWithProjection"), ClipEncoder),
+    **dict.fromkeys(("SiglipModel", "SiglipVisionModel"), SiglipEncoder),
+    **dict.fromkeys(("SwinModel", "Swinv2Model"), SwinEncoder),
+    **dict.fromkeys(("ConvNextModel", "ConvNextV2Model", "DINOv3ConvNextModel"), StagesEncoder),
+    **dict.fromkeys(("ResNetModel", "RegNetModel", "SegformerModel", "PvtV2Model"), StagesEncoder),
 }
 """Models that are not one plain transformer over patches."""
+
+
+def _last_norm(model: Any) -> nn.Module:
+    names = ("layernorm", "post_layernorm", "norm")
+    return next((getattr(model, name) for name in names if hasattr(model, name)), nn.Identity())
 
 
 def _run(model: Any, batch: Tensor) -> Any:

@@ -305,7 +305,9 @@ def test_any_published_name_is_timms_own_forward_with_its_own_data_configuration
     plain.load_state_dict({key: each for key, each in whole.state_dict().items() if key in plain.state_dict()})
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(plain), is_training=False)
     grey = np.random.default_rng(0).integers(0, 256, (37, 53)).astype(np.uint8)
-    picture = Pil.fromarray(grey).resize((480, 350), Pil.Resampling.BICUBIC)
+    # Wide for one half of the names, tall for the other.
+    shape = (480, 350) if PUBLISHED.index(name) % 2 else (350, 500)
+    picture = Pil.fromarray(grey).resize(shape, Pil.Resampling.BICUBIC)
     expected_input = transform(picture.convert("RGB"))
     own = Image(np.asarray(picture, dtype=np.float32)[None] / 255, "unit-interval", 8, None, "drawn")
     tensor, _ = model_tensor(encoder.preparer, own)
