@@ -53,8 +53,8 @@ def encoders(
     """
     from evalfm.encoders.card import EncoderCard
     from evalfm.encoders.catalogue import Wanted, catalogue, parameters_of, shown_size
-    from evalfm.encoders.reference import ALIASES, PREFIXES
-    from evalfm.encoders.registry import encoder_plugins
+    from evalfm.encoders.reference import ALIASES
+    from evalfm.encoders.registry import PREFIXES, encoder_plugins
     from evalfm.encoders.weight_sources import runs_here
 
     for word, value, known in (

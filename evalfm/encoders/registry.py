@@ -181,6 +181,10 @@ def _inherited(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
+    if not isinstance(base, str) or "/" in base or "\\" in base:
+        raise EvalfmError(
+            f"The base of {path} is no card's name; write one beside it, or a built-in one, without a path."
+        )
     parent = next((each for each in (path.parent / f"{base}.yaml", CARDS / f"{base}.yaml") if each.is_file()), None)
     if parent is None:
         raise EvalfmError(f"{path} has the base {base!r}, but there is no card {base}.yaml beside it or built in.")

@@ -130,7 +130,13 @@ def test_doubts_and_proofs_are_never_the_bases(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("base", "words"), [("mine", "its own base"), ("nothing", "no card nothing.yaml beside it or built in")]
+    ("base", "words"),
+    [
+        ("mine", "its own base"),
+        ("nothing", "no card nothing.yaml beside it or built in"),
+        ("../other/mine", "is no card's name"),
+        ("[a, b]", "is no card's name"),
+    ],
 )
 def test_a_base_that_cannot_be(base: str, words: str, tmp_path: Path) -> None:
     path = based(tmp_path, "mine", f"base: {base}\n{OWN}")

@@ -235,7 +235,7 @@ def _heads(kind: Any, content: Mapping[str, Any]) -> list[str]:
     """Names of tensors behind or beside the encoder in what the repository's own class saves."""
     patterns = ["*position_ids", "*pooler.dense.*", "*mask_token", "*relative_position_index"]
     for name in content.get("architectures") or ():
-        own = getattr(transformers, str(name), None)
+        own: Any = getattr(transformers, str(name), None)
         if not (isinstance(own, type) and issubclass(own, transformers.PreTrainedModel)):
             continue
         try:

@@ -220,7 +220,7 @@ OF_TEXTS = (
     *("text_projection", "logit_scale", "logit_bias"),
 )
 """Tensors of a text tower that is not read."""
-WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+WEIGHTS: tuple[str, ...] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 CONFIG = "open_clip_config.json"
 
 
@@ -243,7 +243,8 @@ def published_card(name: str) -> EncoderCard:
         path = place.file(CONFIG)
         content = read_json(path)
         place, tag = place.pinned(path), ""
-        config, prepared = (content.get(each) for each in ("model_cfg", "preprocess_cfg")) if content else (None, None)
+        said = content if isinstance(content, dict) else {}
+        config, prepared = said.get("model_cfg"), said.get("preprocess_cfg")
         if not isinstance(config, dict) or not {"embed_dim", "vision_cfg", "text_cfg"} <= set(config):
             raise EvalfmError(f"{path} is no configuration of open_clip; fetch it again or name another repository.")
     else:
