@@ -14,6 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 MISSED, FALSE_POSITIVE = "missed", "false positive"
 ABSENT = ", not there"
@@ -41,7 +42,8 @@ def image_errors(run: Run, label: str | None = None) -> pd.DataFrame:
     """
     if run.record.kind not in ANSWERS:
         raise EvalfmError(f"{run.folder} is of the kind {run.record.kind}, which has no answers on single images.")
-    names = run.record.data.class_names
+    # A measurement is asked by the name of its task, whose masks may be called otherwise.
+    names = (run.task,) if kind_of(run.record.kind).measured else run.record.data.class_names
     if label is not None and label not in names:
         raise UnknownNameError(f"label of {run.task}", label, names)
     found = pd.concat(ANSWERS[run.record.kind](run, run.test_predictions()), ignore_index=True)
