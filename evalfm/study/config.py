@@ -268,9 +268,9 @@ class Study(EvaluationOptions, DataOptions):
         Raises:
             EvalfmError: a file of weights is given and not one encoder is added.
 
-        >>> study = load_study("demo").with_encoders(["hog", "timm:resnet10t.c3_in1k"])
+        >>> study = load_study("demo").with_encoders(["squeezenet1-0.caffe", "timm:resnet10t.c3_in1k"])
         >>> [(each.name, each.added) for each in study.encoders][-2:]
-        [('random:resnet18', False), ('timm:resnet10t.c3_in1k', True)]
+        [('squeezenet1-0.caffe', False), ('timm:resnet10t.c3_in1k', True)]
         """
         known = {each.name for each in self.encoders} | {each.encoder for each in self.supervised}
         further = [name for name in dict.fromkeys(names) if name not in known]
