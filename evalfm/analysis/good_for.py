@@ -123,11 +123,12 @@ def worn_by(robustness: Robustness) -> list[str]:
             _, worst = max(lost, key=lambda pair: pair[0])
             families = list(dict.fromkeys(each.perturbation for _, each in lost))
             assert worst.metric is not None
-            change = worst.metric
+            change, listed = worst.metric, ", ".join(families)
+            most = f"the most of {len(families)} kinds of perturbation that cost it something ({listed})"
+            most = most if len(families) > 1 else "the only kind of perturbation that costs it something"
             found.append(
                 f"{name}: {run.metric} changes by {change.value:+.3f} [{change.low:+.3f}, {change.high:+.3f}] under "
-                f"{worst.label}, the most of {len(families)} kinds of perturbation that cost it something "
-                f"({', '.join(families)})."
+                f"{worst.label}, {most}."
             )
         index = run.index
         if index is None or index.chance is None or index.index.high is None:

@@ -215,12 +215,13 @@ def _first_section(result: BenchmarkResult, tasks: Sequence[TaskReport], notes: 
     """What the encoders are good for, what to beware of, what failed and what was left out."""
     rows: list[list[Value]] = [
         [
-            *(each.task, each.cohort, f"{each.encoder} · {each.head}", each.metric, each.estimate),
-            *(each.baseline, Signed.of(each.gain), Worded.p(each.p), each.verdict),
+            *(each.task, each.cohort, f"{each.encoder} · {each.head}", each.verdict, each.metric, each.estimate),
+            *(each.baseline, Signed.of(each.gain), Worded.p(each.p)),
         ]
         for each in result.standings
     ]
-    header = ["task", "tested on", "encoder · head", "metric", "value", "nearest baseline", "gain", "p", "verdict"]
+    # The verdict stands where a narrow window shows it.
+    header = ["task", "tested on", "encoder · head", "verdict", "metric", "value", "nearest baseline", "gain", "p"]
     caption = (
         "The line that val chose of each encoder against the baseline that it beats least surely, on the same "
         "patients; gain is above 0 where the encoder is better. Verdicts at the 5 % level against every baseline at "

@@ -10,6 +10,7 @@ import pytest
 from evalfm.analysis.choose import choose
 from evalfm.analysis.compare import compare
 from evalfm.analysis.good_for import HEADER, standings, worn_by
+from evalfm.analysis.report.section import tube_changes
 from evalfm.analysis.robustness import NeighbourIndex, PerturbationEffect, Robustness, RunRobustness
 from evalfm.statistics.comparison import Difference
 from evalfm.statistics.estimate import Estimate
@@ -123,3 +124,15 @@ def test_neighbours_by_site_are_told_only_below_chance() -> None:
     (said,) = worn("auroc", [], index(0.45))
     assert "neighbours go by scanner more than by class" in said
     assert worn("auroc", [], index(0.55)) == []
+
+
+def test_a_change_by_a_tube_that_is_told_from_0_is_not_shown_as_0() -> None:
+    difference = {"value": 0.00012, "low": 0.00004, "high": 0.0002}
+    change = {"answer": "score_ptx", "among": "with ptx", "difference": difference}
+    (said,) = tube_changes([{"runs": [{"model": "mine", "task": "ptx-cls", "changes": [change]}]}])
+    assert "by +0.00012 [+4e-05, +0.0002] with ptx" in said
+
+
+def test_one_kind_that_costs_something_is_called_the_only_one() -> None:
+    (said,) = worn("auroc", [effect("blur", 1, (-0.1, -0.2, -0.05))])
+    assert "the only kind of perturbation that costs it something." in said

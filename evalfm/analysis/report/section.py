@@ -142,9 +142,11 @@ def tube_changes(contents: Sequence[Mapping[str, Any]]) -> list[str]:
                 if difference is None or difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
                     continue
                 way = "drawn in" if what == "changes" else "painted out (control subtracted)"
-                reach = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
+                ends = [difference[end] for end in ("value", "low", "high")]
+                # A change that is told from 0 is not shown as 0.
+                value, low, high = (f"{end:+.3f}" if min(map(abs, ends)) >= 0.0005 else f"{end:+.2g}" for end in ends)
                 found.append(
                     f"{each['model']} on {each['task']}: a chest tube {way} changes {change['answer']} by "
-                    f"{difference['value']:+.3f} {reach} {change['among']}."
+                    f"{value} [{low}, {high}] {change['among']}."
                 )
     return found
