@@ -236,7 +236,11 @@ def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
         return [*names, plain(value.__func__), plain(value.__self__)]
     if isinstance(value, FunctionType):
         held = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
-        return [*names, plain(value.__code__), *(plain(each) for each in (value.__defaults__, value.__kwdefaults__, held))]
+        return [
+            *names,
+            plain(value.__code__),
+            *(plain(each) for each in (value.__defaults__, value.__kwdefaults__, held)),
+        ]
     if isinstance(value, type) or not hasattr(value, "__dict__"):
         return names
     return [*names, plain(vars(value))]

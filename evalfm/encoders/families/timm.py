@@ -200,6 +200,8 @@ def _measured(name: str) -> dict[str, Any]:
     with torch.no_grad():
         blank = torch.zeros(1, *config["input_size"], device=next(model.parameters()).device)
         final, layers = model.forward_intermediates(blank, output_fmt="NCHW")
+        if not isinstance(final, Tensor):
+            raise EvalfmError(f"timm's {name} ends in several lists of tokens; choose another model.")
         head = model.forward_head(final, pre_logits=True)
     said = [int(each["reduction"]) for each in model.feature_info]
     # timm's own where it speaks of the same maps: 176 pixels at stride 32 give 6 cells, which look like stride 29.
