@@ -25,12 +25,13 @@ import pandas as pd
 import torch
 from PIL import Image
 
+from evalfm.analysis import run_figures
 from evalfm.data.dataset_info import DatasetInfo
 from evalfm.data.manifest import Manifest
 from evalfm.data.work_folders import WRITING
 from evalfm.errors import EvalfmError
 from evalfm.predictions import PREDICTIONS
-from evalfm.probing import head_group, pictures
+from evalfm.probing import head_group
 from evalfm.probing.probe import probe
 from evalfm.refits import REFITS
 from evalfm.run import HEAD, RECORD, Run, find_runs
@@ -69,7 +70,7 @@ def make_radiographs(folder: Path) -> Manifest:
 def run_probe(folder: Path, data: Manifest, **options: object) -> None:
     os.environ["EVALFM_HOME"] = str(folder / "home")
     options = {"encoder": "pixels", **options}
-    with mock.patch.multiple(pictures, draw_calibration=mock.DEFAULT, draw_net_benefit=mock.DEFAULT):
+    with mock.patch.multiple(run_figures, draw_calibration=mock.DEFAULT, draw_net_benefit=mock.DEFAULT):
         probe(task="sign", data=data, heads=["linear"], baselines="none", out=folder / "out", **options)  # type: ignore[arg-type]
 
 

@@ -35,7 +35,7 @@ REAL = "squeezenet1-0.caffe"
 RANDOM = f"{REAL} (random weights)"
 BESIDE = ("pixels", RANDOM)
 ENCODERS = (REAL, {"name": REAL, "weights": "random"}, "pixels")
-TRIED = ("ptx-cls", "tube-cls", "cardiomegaly-cls", "ecg_leads", "heart-seg")
+TRIED = ("ptx-cls", "tube-cls", "cardiomegaly-cls", "ecg-cls", "heart-seg")
 MASKS = ("heart-seg",)
 """Held out once on fewer images: five trainings on feature maps would be most of the demo's time."""
 MASK_IMAGES = 160

@@ -23,6 +23,7 @@ class AgainstBaselines:
     Attributes:
         encoder, head, adaptation: the line.
         baseline: the baseline that it beats least surely.
+        baseline_head, baseline_adaptation: of it; masks have two constants.
         unbeaten: every baseline that it does not beat at the 5 % level.
         metric: by which they are compared.
         gain: the line minus that baseline, turned so that above 0 the line is better.
@@ -35,6 +36,8 @@ class AgainstBaselines:
     head: str
     adaptation: str
     baseline: str
+    baseline_head: str
+    baseline_adaptation: str
     unbeaten: tuple[str, ...]
     metric: str
     gain: Difference
@@ -90,7 +93,8 @@ def against_baselines(table: TaskTable, paired: Paired | None = None) -> list[Ag
         one_sided = [one_sided_p(each) for each in gains]
         hardest = int(np.argmax(one_sided))
         p = None if any(each.p is None for each in gains) else min(1.0, 2 * one_sided[hardest])
-        line, names = table.lines[place], [table.lines[each].encoder for each in baselines]
+        line, nearest = table.lines[place], table.lines[baselines[hardest]]
+        names = [table.lines[each].encoder for each in baselines]
         unbeaten = tuple(name for name, each in zip(names, one_sided, strict=True) if each >= ALPHA / 2)
         of_encoders = all(each.speaks_of == "encoders" for each in gains)
         found.append(
@@ -98,7 +102,9 @@ def against_baselines(table: TaskTable, paired: Paired | None = None) -> list[Ag
                 line.encoder,
                 line.head,
                 line.adaptation,
-                names[hardest],
+                nearest.encoder,
+                nearest.head,
+                nearest.adaptation,
                 unbeaten,
                 paired.metric,
                 gains[hardest],

@@ -13,12 +13,19 @@ from typing import Any
 from evalfm import __version__
 from evalfm.analysis.figures import Caption, Panel, PanelRow, draw_forest
 from evalfm.analysis.latex import latex_paragraph, latex_table
-from evalfm.analysis.report.methods import CHECKLISTS, LEFT_OUT, LEFT_TO_AUTHORS, SUBGROUPS, methods_paragraph
+from evalfm.analysis.report.methods import (
+    CHECKLISTS,
+    LEFT_OUT,
+    LEFT_TO_AUTHORS,
+    SUBGROUPS,
+    methods_paragraph,
+    untrained_words,
+)
 from evalfm.analysis.report.tables import Seeded, Table, plain_markdown, table
 from evalfm.analysis.run_figures import cautions, draw_curves
 from evalfm.analysis.series import model_names
 from evalfm.analysis.table import Line, TaskTable, every_metric, facts_of, task_tables, with_metrics
-from evalfm.cautions import ON_TOP, sentences
+from evalfm.cautions import ON_TOP, RANDOM_WEIGHTS, sentences
 from evalfm.data.atomic import csv_text, harmless, write_atomically
 from evalfm.errors import EvalfmError
 from evalfm.run import Run
@@ -70,7 +77,10 @@ class Results:
         if absent:
             with_metrics(tables[0], absent)
         rows = [row for each in tables for line in each.lines for row in _rows(each, line)]
-        said = dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, ON_TOP))
+        of_all = ON_TOP - {RANDOM_WEIGHTS.code}
+        said = dict.fromkeys(each for run in runs for each in sentences(run.record.cautions, of_all))
+        # Baselines alone may be untrained, and then the sentence must say so.
+        said |= dict.fromkeys(filter(None, [untrained_words(runs)]))
         return cls(tuple(tables), tuple(rows), methods_paragraph(runs, compared=False), tuple(said))
 
     def typeset(self) -> list[Table]:

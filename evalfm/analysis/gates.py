@@ -313,7 +313,13 @@ def _inferiority(
     mine = [run for run in earlier if run.task == table.task]
     together = task_tables(plain_runs([*mine, *(run for line in lines for run in line.runs)]))
     own = {run.record.key for run in lines[0].runs}
-    (joint,) = [each for each in together if any(own & {run.record.key for run in line.runs} for line in each.lines)]
+    holding = [each for each in together if any(own & {run.record.key for run in line.runs} for line in each.lines)]
+    if not holding:
+        raise EvalfmError(
+            f"{_name(lines[0])} on {_where(table)} learned from images tied to "
+            f"{lines[0].runs[0].record.config.associate}, and {named} did not, or less; name a run of the same tie."
+        )
+    (joint,) = holding
     of_reference = [line for line in joint.lines if any(run.record.key in known for run in line.runs)]
     if any(run.record.key not in known for line in of_reference for run in line.runs):
         raise EvalfmError(f"{named} and a run beside it differ in their seeds alone; name runs of all seeds.")

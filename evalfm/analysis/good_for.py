@@ -82,9 +82,16 @@ def standings(comparisons: Iterable[Comparison]) -> list[Standing]:
     found = []
     for of in comparisons:
         against = {(each.encoder, each.head, each.adaptation): each for each in of.against}
-        baselines = {each.encoder: each.estimate for each in of.entries if each.baseline}
+        baselines = {(each.encoder, each.head, each.adaptation): each.estimate for each in of.entries if each.baseline}
+        called = [encoder for encoder, _, _ in baselines]
         for entry in (each for each in of.entries if not each.baseline):
             nearest = against.get((entry.encoder, entry.head, entry.adaptation))
+            name, beside = None, None
+            if nearest is not None:
+                name = nearest.baseline
+                beside = baselines.get((name, nearest.baseline_head, nearest.baseline_adaptation))
+                # Masks have two constants, and random weights as many heads as the encoder.
+                name += f" · {nearest.baseline_head}" if called.count(name) > 1 else ""
             found.append(
                 Standing(
                     of.task,
@@ -95,8 +102,8 @@ def standings(comparisons: Iterable[Comparison]) -> list[Standing]:
                     of.metric,
                     of.lower_is_better,
                     entry.estimate,
-                    None if nearest is None else nearest.baseline,
-                    None if nearest is None else baselines.get(nearest.baseline),
+                    name,
+                    beside,
                     None if nearest is None else nearest.gain,
                     None if nearest is None else nearest.p,
                     None if nearest is None else nearest.beats_all,

@@ -14,6 +14,7 @@ from evalfm.data.manifest import Manifest
 from evalfm.data.privacy import public_names
 from evalfm.errors import EvalfmError, UnknownNameError
 from evalfm.run import Run
+from evalfm.tasks.kinds import kind_of
 
 MISSED, FALSE_POSITIVE = "missed", "false positive"
 ABSENT = ", not there"
@@ -39,12 +40,14 @@ def image_errors(run: Run, label: str | None = None) -> pd.DataFrame:
     >>> list(image_errors(run).columns)
     ['id', 'asked', 'truth', 'answer', 'error', 'failure']
     """
-    if run.record.kind not in ANSWERS:
-        raise EvalfmError(f"{run.folder} is of the kind {run.record.kind}, which has no answers on single images.")
-    names = run.record.data.class_names
+    kind = kind_of(run.record.kind)
+    if kind.target not in ANSWERS:
+        raise EvalfmError(f"{run.folder} is of the kind {kind}, which has no answers on single images.")
+    # A measurement is asked by the name of its task, whose masks may be called otherwise.
+    names = (run.task,) if kind.measured else run.record.data.class_names
     if label is not None and label not in names:
         raise UnknownNameError(f"label of {run.task}", label, names)
-    found = pd.concat(ANSWERS[run.record.kind](run, run.test_predictions()), ignore_index=True)
+    found = pd.concat(ANSWERS[kind.target](run, run.test_predictions()), ignore_index=True)
     wanted = found["error"].notna()
     if label is not None:
         wanted &= found["asked"].isin([label, f"{label}{ABSENT}"])
@@ -90,15 +93,11 @@ def _asked(
     return test[["id"]].assign(asked=label, truth=truth, answer=score, error=error, failure=failure)
 
 
-def _binary(run: Run, test: pd.DataFrame) -> Answers:
-    (label,) = run.record.data.class_names
-    yield _asked(test, label, _numbers(test, "target"), _numbers(test, f"score_{label}"), "threshold")
-
-
-def _multilabel(run: Run, test: pd.DataFrame) -> Answers:
+def _labels(run: Run, test: pd.DataFrame) -> Answers:
+    several = kind_of(run.record.kind).several_labels
     for label in run.record.data.class_names:
-        truth, score = _numbers(test, f"target_{label}"), _numbers(test, f"score_{label}")
-        yield _asked(test, label, truth, score, f"threshold_{label}")
+        truth, threshold = (f"target_{label}", f"threshold_{label}") if several else ("target", "threshold")
+        yield _asked(test, label, _numbers(test, truth), _numbers(test, f"score_{label}"), threshold)
 
 
 def _classes(run: Run, test: pd.DataFrame) -> Answers:
@@ -138,11 +137,9 @@ def _numbers(test: pd.DataFrame, name: str) -> NDArray[np.float64]:
 
 
 ANSWERS: dict[str, Callable[[Run, pd.DataFrame], Answers]] = {
-    "binary": _binary,
-    "multilabel": _multilabel,
-    "multiclass": _classes,
-    "ordinal": _classes,
-    "segmentation": _masks,
-    "regression": _values,
+    "labels": _labels,
+    "classes": _classes,
+    "masks": _masks,
+    "values": _values,
 }
-"""By the kind of task."""
+"""By the target of the task's kind."""

@@ -16,7 +16,8 @@ from evalfm.config import MachineOptions
 from evalfm.encoder_options import EncoderOptions
 
 if TYPE_CHECKING:
-    from evalfm.study.benchmark import Benchmark, BenchmarkResult
+    from evalfm.study.benchmark import BenchmarkResult
+    from evalfm.study.benchmark_design import Benchmark
     from evalfm.study.plan import Plan
 
 SOME_FAILED = 1
@@ -86,7 +87,8 @@ def benchmark(
     if not plan:
         check_writable(out)
 
-    from evalfm.study.benchmark import design, entries_of, plans_of, run_benchmark, trials_of
+    from evalfm.study.benchmark import run_benchmark
+    from evalfm.study.benchmark_design import design, entries_of, plans_of, trials_of
     from evalfm.study.cohorts import Manifests
 
     bars = Bars()
@@ -113,7 +115,7 @@ def benchmark(
 
 
 def _print_plan(made: Benchmark, plans: list[Plan], *, on_stderr: bool) -> None:
-    from evalfm.study.benchmark import trials_of
+    from evalfm.study.benchmark_design import trials_of
 
     for each in plans:
         print_plan(each, on_stderr=on_stderr)

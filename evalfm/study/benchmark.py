@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from evalfm.analysis.good_for import Standing, standings, worn_by
 from evalfm.analysis.pages import Section
 from evalfm.analysis.report.page import report_page
-from evalfm.analysis.report.section import CHANGES, read_changes, tube_changes
+from evalfm.analysis.report.section import CHANGES, tube_changes
 from evalfm.analysis.report.tables import Signed, Value, Worded, table
 from evalfm.analysis.report.task import TaskReport, sections
 from evalfm.analysis.robustness import ROBUSTNESS, Robustness
@@ -19,31 +19,18 @@ from evalfm.cards import checked, takes
 from evalfm.cautions import Code, sentences
 from evalfm.config import MachineOptions, ProbeConfig
 from evalfm.data.atomic import write_atomically
-from evalfm.data.manifest import Manifest
-from evalfm.data.perturbations import FAMILIES
 from evalfm.encoder_options import EncoderOptions
-from evalfm.encoders.reference import EncoderRef
-from evalfm.errors import EvalfmError
-from evalfm.paths import input_file, user_path
-from evalfm.probing.cohort import PHANTOM
-from evalfm.probing.counterfactual import IMAGES, counterfactual
-from evalfm.probing.erasing import DEVICE, erase
+from evalfm.paths import user_path
 from evalfm.probing.executor import Outcome
-from evalfm.probing.robustness import robustness
 from evalfm.progress import SILENT, Progress
 from evalfm.publishing import check_writable
 from evalfm.run import Run
-from evalfm.study.allowed import AllowedTask, allowed_tasks
-from evalfm.study.cohorts import Manifests
-from evalfm.study.config import EncoderEntry, Study, check_study_names, load_study
+from evalfm.study.benchmark_design import Benchmark, design, entries_of, trials_of
 from evalfm.study.grid import LeftOut, label_of
-from evalfm.study.plan import Plan, make_plan
 from evalfm.study.running import Sayer, StudyRuns, Watch, run_study
-from evalfm.tasks.kinds import kind_of
+from evalfm.study.trials import Candidate, Trial
 from evalfm.workers.job import Fault
 
-FEW_IMAGES, FOLDS = 2000, 5
-"""A data set of fewer images is measured over so many folds, unless the caller says otherwise."""
 PAGE, SUMMARY = "report.html", "benchmark.json"
 TITLE = "Benchmark"
 OF_AN_ENCODER: tuple[Code, ...] = (
@@ -54,269 +41,6 @@ OF_AN_ENCODER: tuple[Code, ...] = (
     "trained-from-random",
 )
 """Codes of cautions that say what to beware of."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """What of a benchmark is one study: a data set with all labels, or with few.
-
-    Attributes:
-        folder: of its runs, in that of the benchmark.
-        study: the shipped one, narrowed to what the data allow.
-        tasks: of the study.
-        few: whether it learns from few labels.
-    """
-
-    folder: str
-    study: Study
-    tasks: tuple[AllowedTask, ...]
-    few: bool = False
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """What a benchmark will run.
-
-    Attributes:
-        parts: the studies, in their order.
-        left_out: tasks and what else of a benchmark that the data do not allow, and why.
-        notes: what was decided for the caller, a sentence each.
-        manifests: the data sets, read and checked.
-    """
-
-    parts: tuple[Part, ...]
-    left_out: tuple[LeftOut, ...]
-    notes: tuple[str, ...]
-    manifests: Manifests
-
-    @property
-    def encoders(self) -> tuple[EncoderEntry, ...]:
-        """What is measured."""
-        return self.parts[0].study.encoders
-
-
-def design(
-    encoders: Sequence[EncoderEntry],
-    data: Sequence[str] = (),
-    *,
-    tasks: Sequence[str] = (),
-    folds: int | None = None,
-    limit: int | None = None,
-    manifests: Manifests | None = None,
-) -> Benchmark:
-    """Narrow the shipped study to what each data set can answer.
-
-    Args:
-        encoders: at least one.
-        data: folders or registered names; none takes the phantom.
-        tasks: these alone, cards or label columns; none takes every one that a data set allows.
-        folds: by patient; 1 takes the data set's own split, None goes by its size.
-        limit: at most so many images a task.
-        manifests: data sets that were read already.
-
-    Raises:
-        EvalfmError: a name is unknown, a data set has faults, or none can answer any task.
-    """
-    manifests = manifests or Manifests()
-    shipped = load_study("benchmark")
-    parts: list[Part] = []
-    left_out: list[LeftOut] = []
-    names = list(data) or [PHANTOM]
-    notes = [] if data else ["No --data was given: phantom radiographs, whose figures say nothing about patients."]
-    for name in names:
-        manifest = manifests.get(name)
-        over = _folds_of(manifest, folds, limit)
-        cards = list(tasks) or [task.name for task in shipped.tasks]
-        allowed, missing = allowed_tasks(cards, manifest, over, limit=limit, columns=not tasks)
-        left_out += missing
-        if over and folds is None:
-            notes.append(f"{manifest.info.name} has fewer than {FEW_IMAGES:,} images: {over} folds test each once.")
-        if not allowed:
-            continue
-        taken = sum(part.study.data != name and part.folder.startswith(manifest.info.name) for part in parts)
-        folder = f"{manifest.info.name}-{taken + 1}" if taken else manifest.info.name
-        common: dict[str, Any] = {
-            "encoders": [entry.model_dump() for entry in encoders],
-            "data": name,
-            "folds": over,
-            "limit": limit,
-            "on_phantom": {},
-        }
-        whole = shipped.changed(**common, tasks=[task.name for task in allowed], shots=[], val_shots=None, seeds=1)
-        parts.append(Part(folder, whole, tuple(allowed)))
-        some, unfit = _with_few_labels(shipped, allowed, manifest)
-        left_out += unfit
-        if some:
-            few = shipped.changed(
-                **common,
-                name="few-labels",
-                tasks=[task.name for task in some],
-                shots=[each for each in shipped.shots if each is not None],
-            )
-            parts.append(Part(f"{folder}-few-labels", few, tuple(some), few=True))
-    if not parts:
-        reasons = "".join(f"\n- {each.what}: {each.reason}" for each in left_out)
-        raise EvalfmError(f"No data set named can answer any task; name others with --data or --task.{reasons}")
-    for part in parts:
-        check_study_names(part.study)
-    return Benchmark(tuple(parts), tuple(left_out), tuple(notes), manifests)
-
-
-def _folds_of(manifest: Manifest, folds: int | None, limit: int | None) -> int | None:
-    if folds is not None:
-        return folds if folds > 1 else None
-    return FOLDS if min(len(manifest), limit or len(manifest)) < FEW_IMAGES else None
-
-
-def _with_few_labels(
-    shipped: Study, allowed: Sequence[AllowedTask], manifest: Manifest
-) -> tuple[list[AllowedTask], list[LeftOut]]:
-    """The tasks whose train has the most shots of each class, and why others are not learned from few labels."""
-    most = max(each for each in shipped.shots if each is not None)
-    fit = [task for task in allowed if task.scarcest is not None and task.scarcest >= most]
-    reasons: dict[str, list[str]] = {}
-    for task in (task for task in allowed if task not in fit):
-        reason = f"{task.scarcest} images of the scarcest class in train, fewer than {most}"
-        if task.scarcest is None:
-            reason = "an image is of no one class of which shots could be drawn"
-        reasons.setdefault(reason, []).append(task.name)
-    where = manifest.info.name
-    return fit, [LeftOut(f"few labels of {', '.join(names)} on {where}", reason) for reason, names in reasons.items()]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An encoder on a task of a data set, on which more may be tried than a study does."""
-
-    entry: EncoderEntry
-    manifest: Manifest
-    task: AllowedTask
-
-    @property
-    def what(self) -> str:
-        """In words."""
-        return f"{self.entry.name} × {self.task.name} on {self.manifest.info.name}"
-
-    @property
-    def again(self) -> dict[str, Any]:
-        """What loading the encoder again takes beside the record of a run."""
-        weights = None if self.entry.weights in ("hub", "random") else self.entry.weights
-        return {"weights": weights, "encoder": self.entry.name if EncoderRef.parse(self.entry.name).is_code else None}
-
-
-@dataclass(frozen=True)
-class Trial:
-    """What is tried on the runs of the linear heads once they are there.
-
-    Attributes:
-        name: in words, with what one run costs.
-        file: in the folder of the benchmark, of what was found, run by run.
-        choose: of candidates those to try it on, and why not on others.
-        find: what a run of a candidate shows, as plain values.
-        read: what an earlier call found, from the file.
-    """
-
-    name: str
-    file: str
-    choose: Callable[[Sequence[Candidate]], tuple[list[Candidate], list[LeftOut]]]
-    find: Callable[[Run, Candidate, Progress], dict[str, Any]]
-    read: Callable[[Path], Sequence[Mapping[str, Any]]]
-
-    @property
-    def word(self) -> str:
-        """The first of its name."""
-        return self.name.partition(" ")[0]
-
-
-def _with_tubes(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:
-    """Tasks about a pneumothorax on phantoms, or where chest tubes are outlined."""
-    chosen, left_out = [], []
-    for each in candidates:
-        name = each.manifest.info.name
-        if DEVICE not in each.manifest.findings:
-            left_out.append(LeftOut(f"counterfactual on {name}", f"{name} has no outlines of a {DEVICE}"))
-        elif EncoderRef.parse(each.entry.name).is_table:
-            left_out.append(LeftOut(f"counterfactual of {each.entry.name}", "a table of features sees no other image"))
-        elif TUBE_TIED in each.task.targets and each.task.kind in TUBE_KINDS:
-            chosen.append(each)
-    return chosen, list(dict.fromkeys(left_out))
-
-
-def _tube(run: Run, of: Candidate, progress: Progress) -> dict[str, Any]:
-    """Drawn into new phantoms where the data are such; else painted out of images that the run has not seen."""
-    if of.manifest.info.synthetic:
-        return counterfactual(run, **of.again, progress=progress).to_json()
-    return erase(run, of.manifest, trained_on=of.manifest, **of.again, progress=progress).to_json()
-
-
-def _one_of_each(candidates: Sequence[Candidate]) -> tuple[list[Candidate], list[LeftOut]]:
-    """Of each encoder on a data set the first task of masks and the first other one: its features are what is asked."""
-    first: dict[tuple[str, str, bool], Candidate] = {}
-    left_out = []
-    for each in candidates:
-        if EncoderRef.parse(each.entry.name).is_table:
-            left_out.append(LeftOut(f"robustness of {each.entry.name}", "a table of features sees no other image"))
-        else:
-            first.setdefault((each.entry.name, each.manifest.info.name, kind_of(each.task.kind).pixelwise), each)
-    return list(first.values()), list(dict.fromkeys(left_out))
-
-
-def _perturbed(run: Run, of: Candidate, progress: Progress) -> dict[str, Any]:
-    """Perturbed images through the run; neighbours by site or scanner where one is declared."""
-    by = next((name for name in of.manifest.info.attributes if name in SITES), None)
-    given = {"by": by, "images": PERTURBED, "trained_on": of.manifest, **of.again}
-    return dict(robustness([run], of.manifest, progress=progress, **given).to_json()["runs"][0])
-
-
-TUBE_TIED, TUBE_KINDS = "pneumothorax", ("binary", "segmentation")
-SITES = ("site", "hospital", "institution", "scanner", "manufacturer")
-"""Attributes that the robustness index goes by, the first that is declared."""
-PERTURBED = 50
-"""Images that are perturbed, of each run."""
-STRENGTHS = sum(len(family.strengths) for family in FAMILIES.values())
-TRIALS = (
-    Trial(
-        f"counterfactual (a chest tube drawn into {IMAGES} phantoms, or painted out of images that show one)",
-        CHANGES,
-        _with_tubes,
-        _tube,
-        lambda path: read_changes(path)["runs"],
-    ),
-    Trial(
-        f"robustness ({PERTURBED} images under {STRENGTHS} perturbations, a forward pass each)",
-        ROBUSTNESS,
-        _one_of_each,
-        _perturbed,
-        lambda path: Robustness.read(path).to_json()["runs"],
-    ),
-)
-"""What is tried once the runs are there."""
-
-
-def trials_of(benchmark: Benchmark) -> tuple[list[tuple[Trial, Candidate]], list[LeftOut]]:
-    """What will be tried on which runs, and what the data do not allow."""
-    chosen: list[tuple[Trial, Candidate]] = []
-    left_out: list[LeftOut] = []
-    for part in (part for part in benchmark.parts if not part.few):
-        manifest = benchmark.manifests.get(part.study.data)
-        candidates = [Candidate(entry, manifest, task) for entry in part.study.encoders for task in part.tasks]
-        for trial in TRIALS:
-            wanted, reasons = trial.choose(candidates)
-            chosen += [(trial, each) for each in wanted]
-            left_out += reasons
-    return chosen, list(dict.fromkeys(left_out))
-
-
-def plans_of(benchmark: Benchmark, machine: MachineOptions | None = None, progress: Progress = SILENT) -> list[Plan]:
-    """What each part will cost; nothing is written.
-
-    Raises:
-        EvalfmError: names every fault that the user must fix before anything runs.
-    """
-    stored: dict[tuple[str, str, str], int] = {}
-    return [
-        make_plan(part.study, machine, None, benchmark.manifests, progress, stored=stored) for part in benchmark.parts
-    ]
 
 
 @dataclass(frozen=True)
@@ -563,24 +287,3 @@ def benchmark(
     machine = checked(MachineOptions, of_machine)
     planned = design(entries, list(map(str, sets)), tasks=tasks, folds=folds, limit=limit)
     return run_benchmark(planned, out, progress, machine=machine, force=force)
-
-
-def entries_of(names: Sequence[str], options: Mapping[str, Any]) -> list[EncoderEntry]:
-    """The encoders ``names`` with how they are loaded.
-
-    Raises:
-        EvalfmError: there is no name, one file of weights stands beside several encoders, or it is not there or of an
-            encoder that has none.
-    """
-    if not names:
-        raise EvalfmError("A benchmark is of an encoder; name one, as `evalfm ls encoders` lists them.")
-    weights = options.get("weights", "hub")
-    if weights not in ("hub", "random"):
-        if len(names) > 1:
-            raise EvalfmError(f"--weights {weights} is the file of one encoder, and {len(names)} are named.")
-        card, path = EncoderRef.parse(names[0]).card(), user_path(weights, "--weights")
-        if card is not None and card.weights.source == "none":
-            raise EvalfmError(f"{names[0]} has no weights that {weights} could be; leave --weights out.")
-        if not path.is_dir():
-            input_file(path, "name the checkpoint's file or folder with --weights")
-    return [checked(EncoderEntry, {"name": name, **options}) for name in dict.fromkeys(names)]

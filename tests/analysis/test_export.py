@@ -15,6 +15,7 @@ from openpyxl import load_workbook
 from typer.testing import CliRunner
 
 from evalfm.analysis.export import COLUMNS, FORMATS, Results, export_runs
+from evalfm.cautions import RANDOM_WEIGHTS
 from evalfm.cli.app import app
 from evalfm.errors import UnknownNameError
 from evalfm.run import Run
@@ -58,6 +59,22 @@ def test_numbers_keep_every_digit_and_seeds_are_averaged(made: list[Run]) -> Non
     assert by_name["two"]["seeds"] == 2
     assert by_name["two"]["seed_sd"] == pytest.approx(np.std(both, ddof=1))
     assert by_name["pixels"]["baseline"] is True
+
+
+def test_random_weights_of_a_baseline_are_not_said_of_the_encoder(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path, scores(0), encoder="one"),
+        make_run(
+            tmp_path,
+            scores(1),
+            encoder="one",
+            baseline=True,
+            made={"random_weights": True},
+            cautions=[RANDOM_WEIGHTS],
+        ),
+    ]
+    assert RANDOM_WEIGHTS.sentence not in Results.of(runs).cautions
+    assert any("random weights" in each.lower() for each in Results.of(runs).cautions)
 
 
 def test_every_format_says_the_same_numbers(made: list[Run], tmp_path: Path) -> None:

@@ -252,6 +252,15 @@ def test_a_copy_of_the_earlier_run_passes_and_says_so(tmp_path: Path) -> None:
     assert "is the same run as" in gate_lines(shown)[-1]
 
 
+def test_a_run_of_a_stronger_tie_is_refused_in_words(tmp_path: Path) -> None:
+    binary(tmp_path / "old", "mine", GOOD, settings={"associate": "tube=0.0"}, made={"weights_digest": "a" * 64})
+    binary(tmp_path / "new", "mine", POOR, settings={"associate": "tube=0.5"}, made={"weights_digest": "b" * 64})
+    shown = gated(tmp_path / "new", "--no-worse-than", tmp_path / "old", "--margin", ".02")
+    assert shown.returncode == 2
+    assert "tied to tube=0.5" in shown.stderr
+    assert "Traceback" not in shown.stderr
+
+
 def test_seeds_of_one_line_are_no_two_runs(tmp_path: Path) -> None:
     binary(tmp_path / "old", "mine", GOOD, seed=0)
     binary(tmp_path / "new", "mine", SAME, seed=1)

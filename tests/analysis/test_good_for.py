@@ -47,6 +47,27 @@ def test_each_encoder_stands_against_the_baseline_that_it_beats_least_surely(tmp
     assert [(each.verdict, each.cells[3:]) for each in alone] == [("not compared", ["–", "–", "not compared"])]
 
 
+def test_of_two_baselines_of_one_name_the_nearest_one_is_shown(tmp_path: Path) -> None:
+    made = {("good", "linear"): 2.5, ("constant", "mean-mask"): 1.2, ("constant", "all-empty"): 0.0}
+    runs = [
+        make_run(
+            tmp_path,
+            binary_table(signal(TARGET, strength, seed), TARGET),
+            encoder=encoder,
+            head=head,
+            baseline=encoder == "constant",
+        )
+        for seed, ((encoder, head), strength) in enumerate(made.items())
+    ]
+    (good,) = standings(compare(runs))
+    assert (good.baseline, good.verdict) == ("constant · mean-mask", "beats all baselines")
+    assert good.baseline_estimate is not None
+    assert good.baseline_estimate.value == pytest.approx(runs[1].metrics["auroc"].value)
+    assert good.gain is not None
+    assert good.estimate.value is not None
+    assert good.gain.value == pytest.approx(good.estimate.value - good.baseline_estimate.value)
+
+
 def test_errors_gain_where_they_fall(tmp_path: Path) -> None:
     table = binary_table(signal(TARGET, 2.0, 0), TARGET)
     runs = [

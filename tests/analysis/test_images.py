@@ -84,6 +84,14 @@ def test_of_values_it_is_the_absolute_error(tmp_path: Path) -> None:
     assert found["error"].tolist() == pytest.approx([0.3, 0.1, 0.0])
 
 
+def test_a_value_is_asked_by_its_task_and_not_by_the_masks_it_comes_of(tmp_path: Path) -> None:
+    table = who(2).assign(target=[0.4, 0.5], prediction=[0.5, 0.5])
+    run = make_run(tmp_path, table, kind="regression", task="ptx-size", classes=("pneumothorax",))
+    assert len(image_errors(run, "ptx-size")) == 2
+    with pytest.raises(UnknownNameError, match="Known: ptx-size"):
+        image_errors(run, "pneumothorax")
+
+
 def test_a_label_that_is_none_is_refused(tmp_path: Path) -> None:
     table = binary_table(pd.Series([0.9, 0.2]).to_numpy(), pd.Series([1, 0]).to_numpy())
     with pytest.raises(UnknownNameError, match="effusion"):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from evalfm.data.manifest import Manifest
-from evalfm.study import benchmark as module
+from evalfm.study import benchmark_design as designs
+from evalfm.study import trials
 from evalfm.study.config import load_study
 
 from ..squares import make_squares
@@ -19,8 +20,8 @@ from .typed import Shown, evalfm
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = load_study("benchmark")
-    monkeypatch.setattr(module, "load_study", lambda name: shipped.changed(shots=[4, None], seeds=1, refits=0))
-    monkeypatch.setattr(module, "robustness", partial(module.robustness, perturbations=["gamma=2"]))
+    monkeypatch.setattr(designs, "load_study", lambda name: shipped.changed(shots=[4, None], seeds=1, refits=0))
+    monkeypatch.setattr(trials, "robustness", partial(trials.robustness, perturbations=["gamma=2"]))
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,7 @@ def test_what_fails_leaves_the_rest_and_the_status_says_so(
     def fail(*given: object, **named: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(module, "robustness", fail)
+    monkeypatch.setattr(trials, "robustness", fail)
     shown = benchmark(squares, "hog", "--out", tmp_path / "out")
     assert shown.returncode == 1
     assert "Failed: robustness of hog × square on squares: no memory" in shown.stderr

@@ -134,7 +134,7 @@ def test_lists_are_tables_and_json(what: str):
 def test_cards_are_shown():
     shown = evalfm("show", "encoder", "rad-dino").stdout
     assert "518 × 518, shortest edge to 518, then the centre" in shown
-    assert "take it as rad-dino@mean" in shown
+    assert "take it with --pooling mean" in shown
     assert json.loads(evalfm("show", "encoder", "rad-dino", "--json").stdout)["name"] == "rad-dino"
     assert "pneumothorax" in evalfm("show", "task", "ptx-seg").stdout
 

@@ -41,7 +41,7 @@ def test_an_unquoted_yes_of_yaml_means_yes() -> None:
         ({"preprocessing__mean": [0.5]}, "one per channel"),
         ({"preprocessing__std": [0.5, 0.5, 0.0]}, "positive"),
         ({"preprocessing__resize_to": 200}, "resize_to"),
-        ({"preprocessing__resize": "squash"}, "resize_to"),
+        ({"preprocessing__resize": "squash", "preprocessing__resize_to": 100}, "resize_to"),
         ({"preprocessing__units": ["HU"]}, "HU and raw"),
         ({"preprocessing__input_range": None}, "input_range"),
         ({"preprocessing__interpolation": "nearest"}, "nearest"),

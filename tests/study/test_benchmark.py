@@ -18,7 +18,10 @@ from evalfm.data.phantom import make_phantom
 from evalfm.errors import EvalfmError
 from evalfm.run import find_runs
 from evalfm.study import benchmark as module
-from evalfm.study.benchmark import BenchmarkResult, benchmark, design, entries_of, plans_of, run_benchmark, trials_of
+from evalfm.study import benchmark_design as designs
+from evalfm.study import trials
+from evalfm.study.benchmark import BenchmarkResult, benchmark, run_benchmark
+from evalfm.study.benchmark_design import design, entries_of, plans_of, trials_of
 from evalfm.study.config import load_study
 from evalfm.tasks.task import task_names
 
@@ -31,10 +34,10 @@ GIVEN: dict[str, Any] = {"tasks": ["ptx-cls"], "folds": 2}
 def small_trials() -> Any:
     """Few phantoms and few perturbations show as much here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "counterfactual", partial(module.counterfactual, images=20, size=64))
-        patch.setattr(module, "robustness", partial(module.robustness, perturbations=["gamma=2"]))
+        patch.setattr(trials, "counterfactual", partial(trials.counterfactual, images=20, size=64))
+        patch.setattr(trials, "robustness", partial(trials.robustness, perturbations=["gamma=2"]))
         shipped = load_study("benchmark")
-        patch.setattr(module, "load_study", lambda name: shipped.changed(shots=[4, 16, None], seeds=2, refits=0))
+        patch.setattr(designs, "load_study", lambda name: shipped.changed(shots=[4, 16, None], seeds=2, refits=0))
         yield
 
 
@@ -61,7 +64,7 @@ def test_the_shipped_study_is_narrowed_to_what_each_data_set_allows(hundred: Man
     assert [task.name for task in whole.study.tasks] == ["square", "size"]
     assert [(each.name, each.input_size) for each in whole.study.encoders] == [("hog", 64), ("pixels", 64)]
     assert (whole.study.shots, whole.study.seeds, whole.study.folds, whole.study.baselines) == ((), 1, 5, "default")
-    shipped = module.load_study("benchmark")
+    shipped = designs.load_study("benchmark")
     assert few.study.shots == tuple(each for each in shipped.shots if each)
     assert few.study.seeds == shipped.seeds > 1
     assert [task.name for task in few.study.tasks] == ["square"]
@@ -91,7 +94,7 @@ def test_folds_are_those_asked_for_and_only_a_choice_is_said(
 
 
 def test_a_large_set_keeps_its_own_split(hundred: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FEW_IMAGES", len(hundred))
+    monkeypatch.setattr(designs, "FEW_IMAGES", len(hundred))
     assert {part.study.folds for part in design(entries_of(["hog"], {}), [str(hundred.folder)]).parts} == {None}
 
 
@@ -103,7 +106,7 @@ def test_without_data_it_is_the_phantom_and_says_so() -> None:
 
 def test_few_labels_need_a_train_that_holds_them(hundred: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     shipped = load_study("benchmark")
-    monkeypatch.setattr(module, "load_study", lambda name: shipped.changed(shots=[4, 5000, None]))
+    monkeypatch.setattr(designs, "load_study", lambda name: shipped.changed(shots=[4, 5000, None]))
     made = design(entries_of(["hog"], {}), [str(hundred.folder)], tasks=["square"])
     assert [part.few for part in made.parts] == [False]
     assert "fewer than 5000" in made.left_out[-1].reason
@@ -172,7 +175,7 @@ def test_the_same_call_makes_nothing_again(
         raise AssertionError("it is there already")
 
     for name in ("counterfactual", "robustness"):
-        monkeypatch.setattr(module, name, fail)
+        monkeypatch.setattr(trials, name, fail)
     written = {run.folder: (run.folder / "run.json").stat().st_mtime_ns for run in finished.runs}
     again = benchmark("hog", data=phantom, out=finished.folder, **GIVEN)
     assert again.failed == ()
@@ -204,7 +207,7 @@ def test_a_failing_trial_and_a_failing_cell_leave_the_rest(
     def fail(*given: object, **named: object) -> None:
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr(module, "counterfactual", fail)
+    monkeypatch.setattr(trials, "counterfactual", fail)
     (tmp_path / "torn.safetensors").write_bytes(b"no weights")
     torn = entries_of(["resnet18"], {"weights": str(tmp_path / "torn.safetensors"), "input_size": 32})
     entries = [*entries_of(["hog"], {}), *torn]

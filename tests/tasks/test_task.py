@@ -18,6 +18,7 @@ EXPECTED = {
     "pneumonia-cls": ("binary", ("pneumonia",), "auroc"),
     "tb-cls": ("binary", ("tuberculosis",), "auroc"),
     "tube-cls": ("binary", ("chest_tube",), "auroc"),
+    "ecg-cls": ("binary", ("ecg_leads",), "auroc"),
     "lung-seg": ("segmentation", ("lungs",), "dice_positive"),
     "density": ("ordinal", ("density",), "quadratic_kappa"),
     "nih14": ("multilabel", tuple(sorted(finding.lower() for finding in FINDINGS if finding != "No Finding")),

@@ -237,12 +237,13 @@ def _heads(kind: Any, content: Mapping[str, Any]) -> list[str]:
     """Names of tensors behind or beside the encoder in what the repository's own class saves."""
     patterns = ["*position_ids", "*pooler.dense.*", "*mask_token", "*relative_position_index"]
     for name in content.get("architectures") or ():
-        own: Any = getattr(transformers, str(name), None)
+        own = getattr(transformers, str(name), None)
         if not (isinstance(own, type) and issubclass(own, transformers.PreTrainedModel)):
             continue
+        config_class: Any = own.config_class
         try:
             with torch.device("meta"):
-                children = [child for child, _ in own(own.config_class.from_dict(dict(content))).named_children()]
+                children = [child for child, _ in own(config_class.from_dict(dict(content))).named_children()]
                 base = {child for child, _ in kind(kind.config_class()).named_children()}
         except Exception:
             # Settings that only that class would need.
