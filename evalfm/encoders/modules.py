@@ -197,8 +197,7 @@ def _behaviour(module: nn.Module, output: Tensor) -> str:
         settings = {name: _plain(value) for name, value in vars(part).items() if name not in _TORCHS_OWN}
         hooks = [_plain(list(getattr(part, name, {}).values())) for name in _HOOKS]
         parts.append([path, kind.__qualname__, part.extra_repr(), foreign_code(kind), _plain(kind.forward), settings])
-        # A module without hooks has the key that it had before they were looked at.
-        parts[-1] += [hooks] if any(hooks) else []
+        parts[-1].append(hooks)
     signs = torch.randint(0, 2, (4, output[0].numel()), generator=torch.Generator().manual_seed(0)).float() * 2 - 1
     sums = signs @ output[0].flatten().cpu() / max(1.0, output[0].numel() ** 0.5)
     content = {"module": parts, "shape": list(output.shape[1:]), "sums": [f"{float(each):.2e}" for each in sums]}
