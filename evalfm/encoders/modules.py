@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from functools import partial
-from types import CodeType
+from types import CellType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,11 +23,21 @@ from evalfm.encoders.model_input import model_input
 from evalfm.encoders.preprocessing import Preparer
 from evalfm.encoders.registry import RESERVED, card_names
 from evalfm.encoders.transform_facts import facts_of
-from evalfm.encoders.weights import foreign_code
-from evalfm.errors import EvalfmError
+from evalfm.encoders.weights import foreign_code, tensor_digest
+from evalfm.errors import EvalfmError, shown
 
 MOST_PREFIX = 16
 """Tokens before those of the patches that no known model exceeds."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+"""Of a module: ``@`` and ``:`` would say that it is a choice of another, or a library's."""
+
+MOST_INSIDE = 20
+"""How deep a setting is looked into."""
+
+_HOOKS = ("_forward_pre_hooks", "_forward_hooks")
+_TORCHS_OWN = {*vars(nn.Module()), "_is_hf_initialized"}
+"""What every module has: tensors and parts, which are listed by themselves, and hooks."""
 
 
 def from_module(
@@ -55,6 +67,10 @@ def from_module(
     ({'gap': 8}, (2,))
     """
     name = name or type(module).__name__
+    if not NAME.fullmatch(name):
+        raise EvalfmError(
+            f"{shown(name)} is no name of a module; take letters, digits, '.', '-' and '_', 100 at most, in name=."
+        )
     if name in RESERVED or name in card_names():
         raise EvalfmError(f"{name} is the name of another encoder; give another with name=.")
     training = next((part for part, each in module.named_modules() if each.training), None)
@@ -176,27 +192,54 @@ def _behaviour(module: nn.Module, output: Tensor) -> str:
     parts = []
     for path, part in module.named_modules():
         kind = type(part)
-        settings = {name: _plain(value) for name, value in vars(part).items() if not name.startswith("_")}
+        if isinstance(part, torch.jit.ScriptModule):
+            raise EvalfmError("A scripted module does not show what it does; give the module that it was made of.")
+        settings = {name: _plain(value) for name, value in vars(part).items() if name not in _TORCHS_OWN}
+        hooks = [_plain(list(getattr(part, name, {}).values())) for name in _HOOKS]
         parts.append([path, kind.__qualname__, part.extra_repr(), foreign_code(kind), _plain(kind.forward), settings])
+        parts[-1].append(hooks)
     signs = torch.randint(0, 2, (4, output[0].numel()), generator=torch.Generator().manual_seed(0)).float() * 2 - 1
     sums = signs @ output[0].flatten().cpu() / max(1.0, output[0].numel() ** 0.5)
     content = {"module": parts, "shape": list(output.shape[1:]), "sums": [f"{float(each):.2e}" for each in sums]}
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _plain(value: Any) -> Any:
-    """A setting of a module as text that is the same in every process."""
+def _plain(value: Any, inside: tuple[int, ...] = ()) -> Any:
+    """A setting of a module as text that is the same in every process; ``inside``: what it is a part of."""
     if isinstance(value, Tensor):
-        return hashlib.sha256(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return tensor_digest({"": value.detach()})
+    if isinstance(value, np.ndarray | np.generic):
+        array = np.asarray(value)
+        return [str(array.dtype), list(array.shape), hashlib.sha256(array.tobytes()).hexdigest()]
     if value is None or isinstance(value, bool | int | float | str | bytes | torch.dtype):
         return repr(value)
+    if id(value) in inside or len(inside) > MOST_INSIDE or isinstance(value, nn.Module | ModuleType):
+        # Of a module its own part of the list speaks.
+        return type(value).__qualname__
+
+    def plain(part: Any) -> Any:
+        return _plain(part, (*inside, id(value)))
+
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(plain(each)) for each in value)
+    if isinstance(value, Mapping):
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, CodeType):
-        return [value.co_code.hex(), [_plain(each) for each in value.co_consts], value.co_names]
+        return [value.co_code.hex(), [plain(each) for each in value.co_consts], value.co_names]
     if isinstance(value, partial):
-        return [_plain(value.func), _plain(value.args), _plain(value.keywords)]
+        return [plain(value.func), plain(value.args), plain(value.keywords)]
     names = [getattr(value, "__module__", ""), getattr(value, "__qualname__", type(value).__qualname__)]
-    return [*names, _plain(getattr(value, "__code__", None))]
+    if isinstance(value, MethodType):
+        return [*names, plain(value.__func__), plain(value.__self__)]
+    if isinstance(value, FunctionType):
+        held = [cell.cell_contents for cell in value.__closure__ or () if cell != CellType()]
+        return [
+            *names,
+            plain(value.__code__),
+            *(plain(each) for each in (value.__defaults__, value.__kwdefaults__, held)),
+        ]
+    if isinstance(value, type) or not hasattr(value, "__dict__"):
+        return names
+    return [*names, plain(vars(value))]

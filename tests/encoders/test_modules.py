@@ -199,6 +199,90 @@ def test_two_modules_never_share_features() -> None:
     assert key(network()) == keys[0]
 
 
+class Cut(nn.Module):
+    """Values above a level are turned round; no image that is tried has any."""
+
+    def __init__(self, level: Any, function: Callable[[Tensor], Tensor] | None = None) -> None:
+        super().__init__()
+        self._level = level
+        self._function = function
+
+    def forward(self, batch: Tensor) -> Tensor:
+        seen = batch[:, :, ::8, ::8]
+        return turned(seen, float(self._level[0])) if self._function is None else self._function(seen)
+
+
+def turned(values: Tensor, level: float) -> Tensor:
+    return torch.where(values > level, -values, values)
+
+
+class Held:
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    def __getitem__(self, index: int) -> float:
+        return self.level
+
+    def turn(self, values: Tensor) -> Tensor:
+        return turned(values, self.level)
+
+
+def enclosed(level: float) -> Callable[[Tensor], Tensor]:
+    return lambda values: turned(values, level)
+
+
+def by_default(number: float) -> Callable[[Tensor], Tensor]:
+    def function(values: Tensor, level: float = number) -> Tensor:
+        return turned(values, level)
+
+    return function
+
+
+def hooked(level: float) -> nn.Module:
+    module = nn.AvgPool2d(8)
+    module.register_forward_hook(lambda _module, _inputs, output: turned(output, level))
+    return module
+
+
+HIDDEN: dict[str, Callable[[float], nn.Module]] = {
+    "a private setting": lambda level: Cut([level]),
+    "an array": lambda level: Cut(np.array([level])),
+    "a tensor of half precision": lambda level: Cut(torch.tensor([level], dtype=torch.bfloat16)),
+    "an object": lambda level: Cut(Held(level)),
+    "a bound method": lambda level: Cut(None, Held(level).turn),
+    "a closure": lambda level: Cut(None, enclosed(level)),
+    "a default": lambda level: Cut(None, by_default(level)),
+    "a hook": hooked,
+}
+
+
+@pytest.mark.parametrize("name", HIDDEN)
+def test_what_shows_on_no_test_image_is_in_the_key(name: str) -> None:
+    make = HIDDEN[name]
+    assert key(make(5.0)) == key(make(5.0))
+    assert key(make(5.0)) != key(make(6.0))
+
+
+def test_a_setting_that_holds_itself_ends() -> None:
+    round_about: list[Any] = []
+    round_about.append(round_about)
+    module = Scaled(2.0)
+    module.more = round_about  # type: ignore[assignment]
+    assert key(module) != key(Scaled(2.0))
+
+
+@pytest.mark.parametrize("name", ["a b", "../x", "hf:mine", "mine@mean", "x" * 101])
+def test_a_name_that_no_run_can_have_is_one_sentence(name: str) -> None:
+    with pytest.raises(EvalfmError, match="is no name of a module") as refusal:
+        from_module(network(), TRANSFORM, name)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_scripted_module_is_refused() -> None:
+    with pytest.raises(EvalfmError, match="give the module that it was made of"):
+        from_module(torch.jit.script(network()), TRANSFORM, "mine")
+
+
 def test_the_key_is_the_same_in_another_process(tmp_path: Path) -> None:
     code = tmp_path / "mine.py"
     code.write_text(

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 import transformers
 
-from evalfm.cards import read_json
+from evalfm.cards import read_json, read_text
 from evalfm.encoders.card import EncoderCard, TextFacts
 from evalfm.encoders.encoder import EncoderState
 from evalfm.encoders.families._published import Repository, commercial_use, draft, evenly, measured
@@ -66,7 +66,7 @@ def published_card(name: str) -> EncoderCard:
     config = read_json(config_file)
     if not isinstance(config, dict):
         raise EvalfmError(f"{config_file} holds no settings by name; fetch it again.")
-    facts = json.loads(_facts(place.name, config_file.parent, json.dumps(config), processor.read_text("utf-8")))
+    facts = json.loads(_facts(place.name, config_file.parent, json.dumps(config), read_text(processor)))
     pinned = place.pinned(config_file)
     licence = pinned.licence()
     weights = pinned.weights(WEIGHTS, tuple(facts.pop("unexpected")))
@@ -176,6 +176,8 @@ def _arguments(name: str, kind: Any, content: Mapping[str, Any]) -> dict[str, An
     try:
         known = kind.config_class().to_dict()
         names = {*known, *getattr(kind.config_class, "attribute_map", {})}
+        # Older files say of CLIP's towers here what counts before the settings under their own name.
+        names |= {f"{key}_dict" for key in known if key.endswith("_config")}
         given = {key: value for key, value in content.items() if key in names}
         config = kind.config_class(**given)
         arguments = _differing(config.to_dict(), known)

@@ -118,7 +118,12 @@ def _check_config(checkpoint: Checkpoint, card: EncoderCard, config: Any) -> Non
     """Compare the config.json beside the weights with the card: equal shapes may still mean another model."""
     if checkpoint.config is None:
         return
-    differing = list(_differences(checkpoint.config, config.to_dict(), card.arguments, ""))
+    # Older files of CLIP say a tower's settings twice; those under the longer name count, as the library reads them.
+    twice = {key.removesuffix("_dict"): said for key, said in checkpoint.config.items() if key.endswith("_config_dict")}
+    theirs = dict(checkpoint.config) | {
+        key: (checkpoint.config.get(key) or {}) | said for key, said in twice.items() if isinstance(said, dict)
+    }
+    differing = list(_differences(theirs, config.to_dict(), card.arguments, ""))
     if differing:
         raise EvalfmError(
             f"The config.json beside {checkpoint.path} describes another model than the card "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any, Literal
 
 import timm
@@ -83,6 +84,11 @@ def intermediates(model: Any, batch: Tensor, card: EncoderCard) -> tuple[Tensor,
     Tokens before the patches are asked for where they are pooled alone: not every model of timm gives them.
     """
     prefixed = card.pooled_layer is not None and card.prefix_tokens > 0
+    if prefixed and "return_prefix_tokens" not in signature(type(model).forward_intermediates).parameters:
+        raise EvalfmError(
+            f"timm gives no tokens before the patches of {card.base_name}'s layers, so nothing is pooled there; leave "
+            f"--pooling {card.pooling} out."
+        )
     final, layers = model.forward_intermediates(
         batch,
         indices=list(card.map_layers),
@@ -194,6 +200,8 @@ def _measured(name: str) -> dict[str, Any]:
     with torch.no_grad():
         blank = torch.zeros(1, *config["input_size"], device=next(model.parameters()).device)
         final, layers = model.forward_intermediates(blank, output_fmt="NCHW")
+        if not isinstance(final, Tensor):
+            raise EvalfmError(f"timm's {name} ends in several lists of tokens; choose another model.")
         head = model.forward_head(final, pre_logits=True)
     said = [int(each["reduction"]) for each in model.feature_info]
     # timm's own where it speaks of the same maps: 176 pixels at stride 32 give 6 cells, which look like stride 29.

@@ -280,6 +280,10 @@ REFUSED: dict[str, tuple[Callable[[Path], None], str]] = {
     "endless": (wrong(num_hidden_layers=100_000), "asks for more than 200 blocks"),
     "of patches that do not fit": (wrong(patch_size=7), r"cannot build .* for inputs of \(64, 64\)"),
     "of patches without pixels": (wrong(patch_size=0), "cannot build"),
+    "with a processor that is no text": (
+        lambda folder: (folder / "preprocessor_config.json").write_bytes(b"\xff\xfe") and None,
+        "cannot be read as text",
+    ),
     "of its own processor": (foreign_processor, "no image processor of its own"),
 }
 
@@ -307,6 +311,23 @@ def test_a_setting_that_decides_features_is_the_repositorys(tmp_path: Path) -> N
         expected = plain(pixel_values=theirs).pooler_output
     assert torch.allclose(two.encode(theirs).pooled, expected, atol=1e-5)
     assert not torch.allclose(one.encode(theirs).pooled, expected, atol=1e-3)
+
+
+def test_what_old_files_of_clip_say_twice_counts_as_the_library_reads_it(tmp_path: Path) -> None:
+    """Equal tensors: ``vision_config_dict`` goes before ``vision_config``, as in repositories of OpenCLIP's weights."""
+    save("ViTModel", tmp_path)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes = {"text_config": tower, "vision_config": {**tower, "image_size": 64, "patch_size": 16}}
+    filled(transformers.CLIPModel(transformers.CLIPConfig(**sizes))).save_pretrained(tmp_path)
+    vision = json.loads((tmp_path / "config.json").read_text())["vision_config"]
+    wrong(vision_config_dict=vision | {"hidden_act": "relu"})(tmp_path)
+    encoder = load_encoder(f"hf:{tmp_path}")
+    assert encoder.card.arguments["vision_config"]["hidden_act"] == "relu"
+    _, theirs = prepared(tmp_path)
+    plain = transformers.CLIPModel.from_pretrained(tmp_path).eval()
+    with torch.no_grad():
+        expected = plain.vision_model(pixel_values=theirs).pooler_output
+    assert torch.allclose(encoder.encode(theirs).pooled, expected, atol=1e-4)
 
 
 COMMIT = "a" * 40

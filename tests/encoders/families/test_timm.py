@@ -341,8 +341,17 @@ def test_published_weights_lie_where_timm_would_fetch_them() -> None:
         ("timm:resnet50.no_such_tag", "no timm model with published weights"),
         ("random:resnet50.no_such_tag", "no timm model with published weights"),
         ("timm:", "does not say which"),
+        ("timm:coat_tiny.in1k", "ends in several lists of tokens; choose another model"),
     ],
 )
 def test_a_name_that_timm_does_not_have(name: str, words: str) -> None:
     with pytest.raises(EvalfmError, match=words):
         find_card(name)
+
+
+def test_tokens_before_the_patches_that_timm_does_not_give_are_one_sentence() -> None:
+    card = "random:xcit_nano_12_p16_224"
+    for pooling in ("cls", "mean", "cls-mean"):
+        with pytest.raises(EvalfmError, match=f"leave --pooling {pooling} out"):
+            load_encoder(card, pooling=pooling, layers="3").encode(torch.zeros(1, 3, 224, 224))
+    assert load_encoder(card, layers="3").encode(torch.zeros(1, 3, 224, 224)).maps[0].shape == (1, 128, 14, 14)
