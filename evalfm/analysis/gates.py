@@ -135,8 +135,21 @@ def gated_lines(
     average_over: AverageOver = "image",
     heads: Heads = "all",
 ) -> list[TaskTable]:
-    """The tables whose lines `evalfm compare` shows for the same options; those with baselines alone are left out."""
-    tables = [table for table in task_tables(plain_runs(runs)) if task in (None, table.task)]
+    """The tables whose lines `evalfm compare` shows for the same options; those with baselines alone are left out.
+
+    Raises:
+        EvalfmError: a run would be held by no gate, for it belongs to a shortcut curve beside one of a weaker tie.
+    """
+    every = [run for run in runs if task in (None, run.task)]
+    plain = plain_runs(every)
+    tied = [run for run in every if run not in plain and not run.is_baseline]
+    if tied:
+        raise EvalfmError(
+            f"{len(tied)} runs, the first {tied[0].folder}, learned from images tied to "
+            f"{tied[0].record.config.associate}, and others of their task from less tied ones: a table shows the others "
+            "alone, so no gate would hold these. Gate the runs of each tie in a call of its own."
+        )
+    tables = task_tables(plain)
     tables = of_cohort(tables, cohort) if cohort is not None else tables
     tables = [table for table in tables if not all(line.baseline for line in table.lines)]
     if heads == "all":

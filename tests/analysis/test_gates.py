@@ -261,6 +261,14 @@ def test_a_run_of_a_stronger_tie_is_refused_in_words(tmp_path: Path) -> None:
     assert "Traceback" not in shown.stderr
 
 
+def test_no_run_of_a_stronger_tie_goes_by_unheld(tmp_path: Path) -> None:
+    binary(tmp_path, "mine", GOOD, settings={"associate": "tube=0.0"}, made={"weights_digest": "a" * 64})
+    binary(tmp_path, "mine", POOR, settings={"associate": "tube=0.5"}, made={"weights_digest": "b" * 64})
+    refused = gated(tmp_path, "--fail-under", "auroc=.1")
+    assert refused.returncode == 2
+    assert "tied to tube=0.5" in refused.stderr
+
+
 def test_seeds_of_one_line_are_no_two_runs(tmp_path: Path) -> None:
     binary(tmp_path / "old", "mine", GOOD, seed=0)
     binary(tmp_path / "new", "mine", SAME, seed=1)
