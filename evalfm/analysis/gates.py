@@ -146,8 +146,8 @@ def gated_lines(
     if tied:
         raise EvalfmError(
             f"{len(tied)} runs, the first {tied[0].folder}, learned from images tied to "
-            f"{tied[0].record.config.associate}, and others of their task from less tied ones: a table shows the others "
-            "alone, so no gate would hold these. Gate the runs of each tie in a call of its own."
+            f"{tied[0].record.config.associate}, and others of their task from less tied ones: those alone are shown, "
+            "so no gate would hold these. Gate the runs of each tie in a call of its own."
         )
     tables = task_tables(plain)
     tables = of_cohort(tables, cohort) if cohort is not None else tables
