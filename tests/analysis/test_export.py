@@ -127,7 +127,9 @@ def test_a_table_for_print_has_the_figures_of_compare_and_says_what_is_a_baselin
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_latex_compiles(made: list[Run], tmp_path: Path) -> None:
     export_runs(made, tmp_path, formats=["latex"], figures="none", metrics=["all"])
-    lines = [r"\documentclass{article}\usepackage{booktabs}\begin{document}", r"\input{results}", r"\end{document}"]
+    rules = r"\let\toprule\hline\let\midrule\hline\let\bottomrule\hline"
+    packages = rf"\IfFileExists{{booktabs.sty}}{{\usepackage{{booktabs}}}}{{{rules}}}"
+    lines = [rf"\documentclass{{article}}{packages}\begin{{document}}", r"\input{results}", r"\end{document}"]
     (tmp_path / "paper.tex").write_text("\n".join(lines))
     command = ["pdflatex", "-no-shell-escape", "-interaction=nonstopmode", "-halt-on-error", "paper.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
