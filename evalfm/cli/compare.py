@@ -207,6 +207,18 @@ def average_of(name: str) -> AverageOver:
     return "image"
 
 
+def of_task(runs: Sequence[Run], task: str | None) -> list[Run]:
+    """Runs of this task; all without one.
+
+    Raises:
+        UnknownNameError: no run is of the task.
+    """
+    tasks = sorted({run.task for run in runs})
+    if task is not None and task not in tasks:
+        raise UnknownNameError("task among these runs", task, tasks)
+    return [run for run in runs if task in (None, run.task)]
+
+
 def of_head(runs: Sequence[Run], head: str | None) -> tuple[list[Run], Heads]:
     """Runs of this head and baselines, and whether one line of each encoder is wanted.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from evalfm.cli.compare import runs_in
+from evalfm.cli.compare import of_task, runs_in
 from evalfm.cli.console import emit_json
 from evalfm.cli.options import listed, listed_words
 from evalfm.errors import UnknownNameError
@@ -53,12 +53,7 @@ def export(
     check_writable(out)
     if archive is not None:
         check_archive(archive)
-    chosen = runs_in(runs, episodes=True)
-    if task is not None:
-        tasks = sorted({run.task for run in chosen})
-        if task not in tasks:
-            raise UnknownNameError("task among these runs", task, tasks)
-        chosen = [run for run in chosen if run.task == task]
+    chosen = of_task(runs_in(runs, episodes=True), task)
     written = export_runs(chosen, out, formats=formats, figures=figures, metrics=listed(metrics, "--metrics"))
     if archive is not None:
         write_archive(chosen, archive, {path.name: path.read_bytes() for path in written if path.parent == out})

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from evalfm.cli.compare import runs_in
+from evalfm.cli.compare import of_task, runs_in
 from evalfm.cli.console import refuse_folder
-from evalfm.errors import UnknownNameError
 
 
 def report(
@@ -41,12 +40,7 @@ def report(
     refuse_folder(out)
     if csv is not None:
         check_writable(csv, "--csv")
-    chosen = runs_in(runs, episodes=True)
-    if task is not None:
-        tasks = sorted({run.task for run in chosen})
-        if task not in tasks:
-            raise UnknownNameError("task among these runs", task, tasks)
-        chosen = [run for run in chosen if run.task == task]
+    chosen = of_task(runs_in(runs, episodes=True), task)
     features = [read_features(folder / FEATURES) for folder in runs if (folder / FEATURES).is_file()]
     robustness = [Robustness.read(folder / ROBUSTNESS) for folder in runs if (folder / ROBUSTNESS).is_file()]
     changes = [read_changes(folder / CHANGES) for folder in runs if (folder / CHANGES).is_file()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,7 @@ def read_features(path: Path) -> dict[str, Any]:
     Raises:
         EvalfmError: it is none.
     """
-    try:
-        content = read_json(path)
-        if content["schema"] != 1:
-            raise ValueError
-        quality_tables(0, content)
-    except (EvalfmError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise EvalfmError(
-            f"{path} is no features.json of schema 1; write it again with `evalfm embed --similarity`."
-        ) from None
-    return dict(content)
+    return _read(path, lambda content: quality_tables(0, content), "write it again with `evalfm embed --similarity`")
 
 
 def quality_tables(number: int, content: Mapping[str, Any]) -> Section:
@@ -71,16 +62,20 @@ def read_changes(path: Path) -> dict[str, Any]:
     Raises:
         EvalfmError: it is none.
     """
+    again = "remove it and run `evalfm benchmark` again"
+    return _read(path, lambda content: counterfactual_sections([content]), again)
+
+
+def _read(path: Path, show: Callable[[dict[str, Any]], object], again: str) -> dict[str, Any]:
+    """A file of schema 1 that ``show`` can show; ``again`` says how to make it anew."""
     try:
-        content = read_json(path)
+        content = dict(read_json(path))
         if content["schema"] != 1:
             raise ValueError
-        counterfactual_sections([content])
+        show(content)
     except (EvalfmError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
-        raise EvalfmError(
-            f"{path} is no counterfactual.json of schema 1; remove it and run `evalfm benchmark` again."
-        ) from None
-    return dict(content)
+        raise EvalfmError(f"{path} is no {path.name} of schema 1; {again}.") from None
+    return content
 
 
 def counterfactual_sections(contents: Sequence[Mapping[str, Any]]) -> list[Section]:
